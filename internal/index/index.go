@@ -1,0 +1,106 @@
+// Package index keeps a peer's records: rows by oid, transactions, history, changes since a tid.
+//
+// The caller hands Apply the committed entries of the log in order, each once; after a restart it goes on behind
+// Applied. Apply's verdict (Outcome) is data, alike on all replicas; its error means that this node is broken and must
+// not go on. One goroutine calls Apply; reads run beside it from any goroutine, and each reads one state: a read bounded
+// by a tid up to the last applied transaction never changes any more.
+//
+// Carries G1, G3, G4. Bytes and crash cases: docs/format.md.
+package index
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// ErrNotFound says that an object does not exist: never written, or deleted at the tid asked for.
+var ErrNotFound = errors.New("no such object")
+
+// ErrNoRevision says that the object exists, but has no revision as old as the one asked for.
+var ErrNoRevision = errors.New("no revision so early")
+
+// ErrClosed says that the state was closed.
+var ErrClosed = errors.New("closed")
+
+// Corrupt says that bytes on disk are not those that were written. Oid and Tid are zero and File is set where the damage
+// can't be given to one record.
+type Corrupt struct {
+	Oid   zodb.Oid
+	Tid   zodb.Tid
+	Want  zodb.Hash // the hash in the record's name (its CID)
+	File  string
+	Cause error
+}
+
+func (c *Corrupt) Error() string {
+	if c.File != "" {
+		return fmt.Sprintf("corrupt: %s: %v", c.File, c.Cause)
+	}
+	return fmt.Sprintf("corrupt: oid %s at tid %s, sha256 %s: %v", c.Oid, c.Tid, c.Want, c.Cause)
+}
+
+func (c *Corrupt) Unwrap() error { return c.Cause }
+
+// Revision is one revision of one object. The caller owns Data.
+type Revision struct {
+	Oid  zodb.Oid
+	Tid  zodb.Tid
+	Next zodb.Tid // the tid of the revision after it; 0 while it is current
+	Kind zodb.WriteKind
+	Hash zodb.Hash
+	Size int    // of Data, in bytes; set where Data is left out, too
+	Data []byte // nil for a deletion
+}
+
+// Header is a transaction without its data.
+type Header struct {
+	Tid         zodb.Tid
+	ID          zodb.TxnID
+	Status      byte
+	User        []byte
+	Description []byte
+	Extension   []byte
+	Author      []byte
+	Digest      zodb.Hash // of the transaction record
+	Prev        zodb.Hash // the digest of the record before it; zero for the first
+	Oids        []zodb.Oid
+}
+
+// Stats is what the state knows of itself; exact, and read without a scan.
+type Stats struct {
+	Applied  Position
+	LastTid  zodb.Tid
+	Digest   zodb.Hash // of the last transaction record
+	Objects  uint64    // that exist, deleted ones not counted
+	Records  uint64    // revisions
+	DataSize uint64    // bytes of all revisions' data
+	NextOid  zodb.Oid  // the first oid never given nor written
+}
+
+// State is what the log's entries make: two implementations, NewMemory and Open, one suite (indextest).
+type State interface {
+	// Apply makes entry, at pos, part of the state, in one atomic step that survives a crash whole or not at all, but
+	// is not yet durable on return: the log is. pos is Applied()+1. The state keeps nothing of entry.
+	Apply(pos Position, entry []byte) (Outcome, error)
+	// Stats is the state after the last Apply.
+	Stats() Stats
+	// Load returns the newest revision at or before at: ErrNotFound, ErrNoRevision, *Corrupt. A deletion is ErrNotFound.
+	Load(oid zodb.Oid, at zodb.Tid) (Revision, error)
+	// LoadSerial returns the revision that tid made: ErrNotFound if there is none.
+	LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error)
+	// Head returns the tid of the current revision, 0 if there is none or it is a deletion. It reads no data.
+	Head(oid zodb.Oid) (zodb.Tid, error)
+	// History returns up to n revisions, newest first, without data.
+	History(oid zodb.Oid, n int) ([]Revision, error)
+	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false.
+	Transactions(from, to zodb.Tid, yield func(Header) bool) error
+	// Outcome looks a transaction up: false if it is unknown, or its outcome too old to be remembered.
+	Outcome(id zodb.TxnID) (Outcome, bool, error)
+	// Find returns a record with this hash, verified: ErrNotFound.
+	Find(h zodb.Hash) (Revision, error)
+	// Records calls yield for each revision in order of oid, newest first, with data; unreadable ones with their error.
+	Records(yield func(Revision, error) bool) error
+	Close() error
+}

@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Operations is what a storage asks of a peer; Node (embedded) is its first implementation. Any goroutine may call any
+// method; each ends with ctx's deadline at the latest. Byte slices passed in are not kept after the call returns,
+// those returned belong to the caller.
+type Operations interface {
+	// TryLoad copies the newest revision at or before at into buf if it is in memory and fits; it never waits, allocates
+	// nothing. size is the data's length; ok is false if the caller must Load.
+	TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, ok bool)
+	// Load: see index.State. Revision.Next tells the successor (0: current).
+	Load(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
+	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
+	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
+	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
+	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
+	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
+	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+
+	// Visible is the last transaction that readers see. It only rises.
+	Visible() zodb.Tid
+	// Advance returns the position to read from now on, and the oids written in (prev, now], each with the tid of its last
+	// write there; known is false if they are too many (more than 100,000), or prev is 0.
+	Advance(ctx context.Context, prev zodb.Tid) (now zodb.Tid, changed []index.Change, known bool, err error)
+	Stats() index.Stats
+
+	// NewOids reserves count oids through the log; they are first, first+1, ...
+	NewOids(ctx context.Context, count int) (first zodb.Oid, err error)
+	// Vote stages the transaction and reserves its objects. stale lists the written objects that are no longer at their
+	// base, with their committed serial and data, and the base's data, all of them reserved too: the caller resolves
+	// them and votes again with the same ID, or aborts. A stale read is a *replica.StaleRead error. Blocks at most vote-wait.
+	Vote(ctx context.Context, txn *zodb.Txn) (stale []Conflict, err error)
+	// Finish commits what was voted; on return the transaction is durable and, unless hold, visible to readers. With hold
+	// it becomes visible by Publish(tid), or by itself when the transaction's lease ends.
+	Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error)
+	Publish(tid zodb.Tid)
+	// Abort forgets a transaction; unknown ids are no error.
+	Abort(ctx context.Context, id zodb.TxnID) error
+	// Restore commits a copy of a transaction with its tid, asynchronously: durable after Drain. Errors of earlier ones
+	// surface in later calls and in Drain. (IStorageRestoreable through copyTransactionsFrom.)
+	Restore(ctx context.Context, txn *zodb.Txn) error
+	Drain(ctx context.Context) error
+	// Outcome looks up a transaction of unknown outcome.
+	Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool, error)
+	Close() error
+}
+
+// Conflict is one written object that others changed meanwhile.
+type Conflict struct {
+	Oid       zodb.Oid
+	Base      zodb.Tid // what the client saw
+	Committed zodb.Tid // what is current; 0 if the object does not exist (any more)
+	// CommittedData and BaseData are the pickles for tryToResolveConflict; BaseData is nil if there is no such revision.
+	CommittedData []byte
+	BaseData      []byte
+}

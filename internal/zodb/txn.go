@@ -1,0 +1,43 @@
+package zodb
+
+// WriteKind says what a transaction did to an object.
+type WriteKind uint8
+
+// The kinds of a write. Their numbers are on disk.
+const (
+	WriteData   WriteKind = 1 // a new revision with data
+	WriteDelete WriteKind = 2 // the object is gone from here on (an undone creation, an external GC)
+)
+
+// Write is one object of a transaction: the revision it makes, from the one it was made of.
+type Write struct {
+	Oid  Oid
+	Base Tid // the serial that the client saw; 0 for a new object
+	Kind WriteKind
+	Hash Hash   // of Data; zero for WriteDelete
+	Data []byte // nil for WriteDelete
+}
+
+// Read is an object that a transaction declared unchanged (ReadVerifyingStorage.checkCurrentSerialInTransaction).
+type Read struct {
+	Oid    Oid
+	Serial Tid
+}
+
+// Txn is a transaction as a client proposes it.
+type Txn struct {
+	ID TxnID
+	// Floor is the log position that the peer had applied when it voted: the transaction is refused by an Apply that
+	// no longer remembers the outcomes from there on.
+	Floor uint64
+	// Tid is the leader's suggestion, or with Restore the tid of the source, to be kept.
+	Tid         Tid
+	Restore     bool // no serial is checked; Tid is kept or the transaction refused (IStorageRestoreable)
+	Status      byte // ' ' or, in a restored packed transaction, 'p'
+	User        []byte
+	Description []byte
+	Extension   []byte // a pickle, as ZODB hands it over
+	Author      []byte // the peer that proposed it
+	Reads       []Read
+	Writes      []Write // Invariant: at most one write an oid
+}

@@ -1,0 +1,74 @@
+"""The native surface: one open peer directory and the views on it.
+
+Exceptions are made by the callable that `set_error_factory` got: factory(code, message, details), where code is one of
+the names in zodb_dht.errors.CODES and details a dict of bytes/int values (oid, tid, serial, txn, pid ...).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None: ...
+def version() -> str: ...
+def open(path: str, settings: str) -> Node:
+    """Open a peer directory; settings is a JSON object. Releases the GIL."""
+
+class Node:
+    """One open peer directory. Any thread. Every method but close raises Closed after close()."""
+
+    def view(self, at: bytes | None = None) -> View:
+        """A reader; at fixes its snapshot for good, else it follows advance()."""
+    def load_before(self, oid: bytes, before: bytes) -> tuple[bytes, bytes, bytes | None] | None: ...
+    def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
+    def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
+        """(data, tid) for each; None where there is none at or before `at`."""
+    def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
+        """(tid, size, user, description, extension pickle), newest first."""
+    def transactions(
+        self, start: bytes, stop: bytes, limit: int
+    ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
+        """(tid, status, user, description, extension pickle, oids), oldest first, at most limit."""
+    def last_tid(self) -> bytes: ...
+    def stats(self) -> str:
+        """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""
+    def new_oids(self, count: int) -> int:
+        """The first of count consecutive oids."""
+    def vote(
+        self,
+        txn_id: bytes,
+        user: bytes,
+        description: bytes,
+        extension: bytes,
+        writes: Sequence[tuple[bytes, bytes, bytes]],
+        reads: Sequence[tuple[bytes, bytes]],
+    ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
+        """writes (oid, base, data), reads (oid, serial) -> conflicts (oid, base, committed, committed data, base data)."""
+    def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
+    def publish(self, tid: bytes) -> None: ...
+    def abort(self, txn_id: bytes) -> None: ...
+    def restore(
+        self,
+        txn_id: bytes,
+        tid: bytes,
+        status: str,
+        user: bytes,
+        description: bytes,
+        extension: bytes,
+        writes: Sequence[tuple[bytes, bytes | None]],
+    ) -> None:
+        """Queue a copy of a transaction: (oid, data | None for a deletion). Durable after drain()."""
+    def drain(self) -> None: ...
+    def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
+        """("committed", tid) | ("refused", z64) | None: unknown."""
+    def close(self) -> None: ...
+
+class View:
+    """A reader at one snapshot: one thread at a time, like the connection it serves."""
+
+    @property
+    def at(self) -> bytes: ...
+    def load(self, oid: bytes) -> tuple[bytes, bytes]: ...
+    def load_before(self, oid: bytes, before: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """As Node.load_before, never newer than the snapshot."""
+    def prefetch(self, oids: Sequence[bytes]) -> None: ...
+    def advance(self, own: Sequence[bytes]) -> list[bytes] | None:
+        """Move to the newest visible transaction; the oids whose last writer since is none of the tids in own."""

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/zodb-dht/zodb_dht/internal/block"
 )
 
 // ErrMalformed says that bytes are not what they claim to be: a wrong length, version, order or value.
@@ -29,7 +31,7 @@ const MaxTid Tid = math.MaxInt64
 type TxnID [16]byte
 
 // Hash is the sha2-256 of a record's data as ZODB hands it over, or of an encoded transaction record.
-type Hash [32]byte
+type Hash = block.Hash
 
 // Bytes returns ZODB's form of the oid.
 func (o Oid) Bytes() []byte { return binary.BigEndian.AppendUint64(nil, uint64(o)) }
@@ -44,8 +46,6 @@ func (t Tid) Bytes() []byte { return binary.BigEndian.AppendUint64(nil, uint64(t
 func (t Tid) String() string { return fmt.Sprintf("0x%016x", uint64(t)) }
 
 func (id TxnID) String() string { return hex.EncodeToString(id[:]) }
-
-func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
 // OidFromBytes reads ZODB's eight bytes.
 func OidFromBytes(b []byte) (Oid, error) {
@@ -87,8 +87,7 @@ func (t Tid) Time() time.Time {
 	minutes, low := uint64(t)>>32, uint64(t)&(ticksPerMinute-1)
 	days := minutes / (24 * 60)
 	months := days / 31
-	nanos := low * 60 * 1000 / ticksPerMinute * uint64(time.Millisecond)
-	nanos = uint64(float64(low) / ticksPerMinute * 60 * float64(time.Second))
+	nanos := uint64(float64(low) / ticksPerMinute * 60 * float64(time.Second))
 	return time.Date(1900+int(months/12), time.Month(months%12+1), int(days%31)+1,
 		int(minutes/60%24), int(minutes%60), 0, int(nanos), time.UTC)
 }

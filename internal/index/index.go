@@ -24,6 +24,9 @@ var ErrNoRevision = errors.New("no revision so early")
 // ErrClosed says that the state was closed.
 var ErrClosed = errors.New("closed")
 
+// ErrNewerFormat says that a directory was written by a newer program; nothing in it was touched.
+var ErrNewerFormat = errors.New("the peer directory has a newer format than this program knows")
+
 // Corrupt says that bytes on disk are not those that were written. Oid and Tid are zero and File is set where the damage
 // can't be given to one record.
 type Corrupt struct {

@@ -1,0 +1,196 @@
+package index
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Apply is State.Apply: one batch, not synced, in the write-ahead log behind the entry that it came from.
+func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
+	m := applyReader{s: s}
+	defer m.close()
+	p, err := decide(s.current.Load(), &m, pos, raw, s.scratch)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("apply: %w", err)
+	}
+	if err := m.close(); err != nil {
+		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
+	}
+	if err := s.write(&p, len(raw)); err != nil {
+		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
+	}
+	s.headsMu.Lock()
+	s.applies++
+	for i := range p.writes {
+		s.heads.put(p.writes[i].Oid, head{p.record.Tid, p.writes[i].Kind == zodb.WriteDelete})
+	}
+	if p.remembered() {
+		s.outcomes.put(p.outcome.TxnID, pos)
+	}
+	s.headsMu.Unlock()
+	s.current.Store(&p.next)
+	s.readers.outdate()
+	return p.outcome, nil
+}
+
+func (s *Store) write(p *plan, size int) error {
+	b := s.db.NewBatchWithSize(size + 256 + 64*len(p.writes))
+	defer b.Close()
+	if p.outcome.Verdict == Committed && !p.outcome.Repeated {
+		s.writeTxn(b, p)
+	}
+	if p.remembered() {
+		s.key = outcomeKey(s.key[:0], p.outcome.Position)
+		s.scratch = appendOutcome(s.scratch[:0], &p.outcome)
+		if err := b.Set(s.key, s.scratch, nil); err != nil {
+			return err
+		}
+	}
+	if pos := p.next.Applied; pos > outcomeWindow {
+		s.key = outcomeKey(s.key[:0], pos-outcomeWindow-1)
+		if err := b.Delete(s.key, nil); err != nil {
+			return err
+		}
+	}
+	s.scratch = p.next.append(s.scratch[:0])
+	if err := b.Set([]byte{rowState}, s.scratch, nil); err != nil {
+		return err
+	}
+	return b.Commit(pebble.NoSync)
+}
+
+func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
+	tid := p.record.Tid
+	for i := range p.writes {
+		w := &p.writes[i]
+		op := b.SetDeferred(recordKeyLen, recordHeadLen+len(w.Data))
+		recordKey(op.Key[:0], w.Oid, tid)
+		op.Value[0] = byte(w.Kind)
+		copy(op.Value[1:], w.Hash[:])
+		copy(op.Value[recordHeadLen:], w.Data)
+		_ = op.Finish() // fails only for a batch with an index
+		if w.Kind == zodb.WriteData {
+			op = b.SetDeferred(hashKeyLen, 0)
+			hashKey(op.Key[:0], w.Hash, w.Oid, tid)
+			_ = op.Finish()
+		}
+	}
+	s.scratch = appendHeader(s.scratch[:0], &p.record, p.digest)
+	op := b.SetDeferred(9, len(s.scratch))
+	txnKey(op.Key[:0], tid)
+	copy(op.Value, s.scratch)
+	_ = op.Finish()
+}
+
+// applyReader is what decide knows of the rows; it opens an iterator only when memory does not answer.
+type applyReader struct {
+	s    *Store
+	iter *pebble.Iterator
+	key  []byte
+}
+
+func (m *applyReader) close() error {
+	if m.iter == nil {
+		return nil
+	}
+	it := m.iter
+	m.iter = nil
+	return it.Close()
+}
+
+func (m *applyReader) head(oid zodb.Oid) (head, error) {
+	if oid >= m.s.current.Load().written {
+		return head{}, nil
+	}
+	m.s.headsMu.Lock()
+	h, ok := m.s.heads.get(oid)
+	m.s.headsMu.Unlock()
+	if ok {
+		return h, nil
+	}
+	if m.iter == nil {
+		it, err := m.s.db.NewIter(recordBounds())
+		if err != nil {
+			return head{}, err
+		}
+		m.iter = it
+	}
+	m.key = recordKey(m.key[:0], oid, ^zodb.Tid(0))
+	if !m.iter.SeekPrefixGE(m.key) {
+		return head{}, m.iter.Error()
+	}
+	_, tid, err := parseRecordKey(m.iter.Key())
+	if err != nil {
+		return head{}, err
+	}
+	v, err := m.iter.ValueAndErr()
+	if err != nil {
+		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: err}
+	}
+	if len(v) < recordHeadLen {
+		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes", len(v))}
+	}
+	return head{tid, zodb.WriteKind(v[0]) == zodb.WriteDelete}, nil
+}
+
+func (m *applyReader) outcome(id zodb.TxnID, floor Position) (Outcome, bool, error) {
+	return m.s.lookup(id, floor < m.s.opened)
+}
+
+// lookup finds a remembered outcome; old says that it may be from before this Open.
+func (s *Store) lookup(id zodb.TxnID, old bool) (Outcome, bool, error) {
+	applied := s.current.Load().Applied
+	s.headsMu.Lock()
+	pos, ok := s.outcomes.get(id)
+	s.headsMu.Unlock()
+	if ok && pos+outcomeWindow < applied {
+		return Outcome{}, false, nil
+	}
+	if ok {
+		return s.outcomeAt(pos)
+	}
+	if !old {
+		return Outcome{}, false, nil
+	}
+	return s.scanOutcomes(id)
+}
+
+func (s *Store) outcomeAt(pos Position) (Outcome, bool, error) {
+	v, closer, err := s.db.Get(outcomeKey(nil, pos))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return Outcome{}, false, nil
+	}
+	if err != nil {
+		return Outcome{}, false, fmt.Errorf("read the outcome at %d: %w", pos, err)
+	}
+	o, err := decodeOutcome(pos, v)
+	return o, err == nil, errors.Join(err, closer.Close())
+}
+
+// scanOutcomes reads the rows from before this Open: rare, since only a proposal that outlived its peer's restart asks.
+func (s *Store) scanOutcomes(id zodb.TxnID) (_ Outcome, _ bool, err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{rowOutcome}, UpperBound: outcomeKey(nil, s.opened+1)})
+	if err != nil {
+		return Outcome{}, false, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.Last(); ok; ok = it.Prev() {
+		pos := Position(binary.BigEndian.Uint64(it.Key()[1:]))
+		o, err := decodeOutcome(pos, it.Value())
+		if err != nil {
+			return Outcome{}, false, err
+		}
+		if o.TxnID == id {
+			return o, true, nil
+		}
+	}
+	return Outcome{}, false, it.Error()
+}
+
+// Outcome is State.Outcome.
+func (s *Store) Outcome(id zodb.TxnID) (Outcome, bool, error) { return s.lookup(id, true) }

@@ -1,0 +1,84 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// The rows of a peer's Pebble instance; integers are big-endian. docs/format.md draws them.
+//
+//	b ...                     blocks that are no records (go-datastore, go-ds-pebble)
+//	c | sha256[:12] | oid | tid   -> nothing            finds a record by its hash
+//	l ...                     the log (internal/replica)
+//	o | position              -> verdict 1, txn id 16, tid 8       the remembered outcomes
+//	r | oid | ^tid            -> kind 1, sha256 32, data           revisions, newest first
+//	s                         -> state (state.go)
+//	t | tid                   -> transaction header (header.go)
+const (
+	rowBlock   = 'b'
+	rowHash    = 'c'
+	rowOutcome = 'o'
+	rowRecord  = 'r'
+	rowState   = 's'
+	rowTxn     = 't'
+
+	// hashPrefix is how much of the hash a 'c' row holds: 96 bits make a wrong candidate improbable, and Find compares
+	// the whole hash. 4 bytes less than design.md's 16: facts of docs/adr/0001.
+	hashPrefix = 12
+
+	recordKeyLen    = 1 + 8 + 8
+	recordPrefixLen = 1 + 8
+	recordHeadLen   = 1 + 32
+	hashKeyLen      = 1 + hashPrefix + 8 + 8
+)
+
+// BlockPrefix is where other blocks live in the instance that DB returns.
+const BlockPrefix = string(rune(rowBlock))
+
+func recordKey(dst []byte, oid zodb.Oid, tid zodb.Tid) []byte {
+	dst = append(dst, rowRecord)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(oid))
+	return binary.BigEndian.AppendUint64(dst, ^uint64(tid))
+}
+
+func parseRecordKey(k []byte) (zodb.Oid, zodb.Tid, error) {
+	if len(k) != recordKeyLen || k[0] != rowRecord {
+		return 0, 0, fmt.Errorf("key %x is no record's: %w", k, zodb.ErrMalformed)
+	}
+	return zodb.Oid(binary.BigEndian.Uint64(k[1:])), zodb.Tid(^binary.BigEndian.Uint64(k[9:])), nil
+}
+
+func hashKey(dst []byte, h zodb.Hash, oid zodb.Oid, tid zodb.Tid) []byte {
+	dst = append(append(dst, rowHash), h[:hashPrefix]...)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(oid))
+	return binary.BigEndian.AppendUint64(dst, uint64(tid))
+}
+
+func txnKey(dst []byte, tid zodb.Tid) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, rowTxn), uint64(tid))
+}
+
+func outcomeKey(dst []byte, pos Position) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, rowOutcome), uint64(pos))
+}
+
+// comparer orders keys as bytes. Its Split makes an oid the prefix of its revisions' keys, so that one bloom filter entry
+// tells whether an object has any.
+func comparer() *pebble.Comparer {
+	c := *pebble.DefaultComparer
+	c.Name = "zodb_dht.1"
+	c.Split = func(k []byte) int {
+		if len(k) > recordPrefixLen && k[0] == rowRecord {
+			return recordPrefixLen
+		}
+		return len(k)
+	}
+	c.ComparePointSuffixes = bytes.Compare
+	c.CompareRangeSuffixes = bytes.Compare
+	return &c
+}

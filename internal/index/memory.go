@@ -1,0 +1,222 @@
+package index
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Memory is the State in maps: the oracle that Store is held against, and the state of tests that need no disk.
+type Memory struct {
+	mu       sync.RWMutex // guards everything
+	closed   bool
+	state    state
+	records  map[zodb.Oid][]Revision // oldest first
+	txns     []Header
+	outcomes map[zodb.TxnID]Outcome
+}
+
+// NewMemory makes an empty state.
+func NewMemory() *Memory {
+	return &Memory{
+		state:   state{Stats: Stats{NextOid: 1}},
+		records: make(map[zodb.Oid][]Revision), outcomes: make(map[zodb.TxnID]Outcome),
+	}
+}
+
+// memoryReader is what decide asks; Memory's lock is held.
+type memoryReader struct{ m *Memory }
+
+func (r memoryReader) head(oid zodb.Oid) (head, error) {
+	revs := r.m.records[oid]
+	if len(revs) == 0 {
+		return head{}, nil
+	}
+	last := revs[len(revs)-1]
+	return head{last.Tid, last.Kind == zodb.WriteDelete}, nil
+}
+
+func (r memoryReader) outcome(id zodb.TxnID, _ Position) (Outcome, bool, error) {
+	o, ok := r.m.outcomes[id]
+	return o, ok && o.Position+outcomeWindow >= r.m.state.Applied, nil
+}
+
+// Apply is State.Apply.
+func (m *Memory) Apply(pos Position, raw []byte) (Outcome, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, err := decide(&m.state, memoryReader{m}, pos, bytes.Clone(raw), nil)
+	if err != nil {
+		return Outcome{}, fmt.Errorf("apply: %w", err)
+	}
+	m.state = p.next
+	if p.remembered() {
+		o := p.outcome
+		o.Oids, o.StaleOid, o.Serial = nil, 0, 0 // what the row keeps
+		m.outcomes[o.TxnID] = o
+	}
+	if p.outcome.Verdict != Committed || p.outcome.Repeated {
+		return p.outcome, nil
+	}
+	rec := &p.record
+	h := Header{
+		Tid: rec.Tid, ID: rec.ID, Status: rec.Status, Digest: p.digest, Prev: rec.Prev, Oids: slices.Clone(p.outcome.Oids),
+		User: filled(rec.User), Description: filled(rec.Description), Extension: filled(rec.Extension), Author: filled(rec.Author),
+	}
+	m.txns = append(m.txns, h)
+	for _, w := range p.writes {
+		rev := Revision{Oid: w.Oid, Tid: rec.Tid, Kind: w.Kind, Hash: w.Hash, Size: len(w.Data)}
+		if w.Kind == zodb.WriteData {
+			rev.Data = filled(w.Data)
+		}
+		m.records[w.Oid] = append(m.records[w.Oid], rev)
+	}
+	return p.outcome, nil
+}
+
+// filled copies b; the copy of nothing is empty, not nil.
+func filled(b []byte) []byte { return append([]byte{}, b...) }
+
+// Stats is State.Stats.
+func (m *Memory) Stats() Stats {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.Stats
+}
+
+// find returns a copy of the revision at place i of oid's history.
+func (m *Memory) find(oid zodb.Oid, i int, data bool) Revision {
+	revs := m.records[oid]
+	rev := revs[i]
+	if i+1 < len(revs) {
+		rev.Next = revs[i+1].Tid
+	}
+	if rev.Kind == zodb.WriteData && data {
+		rev.Data = filled(rev.Data)
+	} else {
+		rev.Data = nil
+	}
+	return rev
+}
+
+// Load is State.Load.
+func (m *Memory) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.closed {
+		return Revision{}, ErrClosed
+	}
+	revs := m.records[oid]
+	if len(revs) == 0 {
+		return Revision{Oid: oid}, ErrNotFound
+	}
+	i, _ := slices.BinarySearchFunc(revs, at+1, func(r Revision, t zodb.Tid) int { return cmp.Compare(r.Tid, t) })
+	if i == 0 {
+		return Revision{Oid: oid, Next: revs[0].Tid}, ErrNoRevision
+	}
+	rev := m.find(oid, i-1, true)
+	if rev.Kind == zodb.WriteDelete {
+		return rev, ErrNotFound
+	}
+	return rev, nil
+}
+
+// LoadSerial is State.LoadSerial.
+func (m *Memory) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for i, rev := range m.records[oid] {
+		if rev.Tid == tid && rev.Kind == zodb.WriteData {
+			rev = m.find(oid, i, true)
+			rev.Next = 0
+			return rev, nil
+		}
+	}
+	return Revision{}, ErrNotFound
+}
+
+// Head is State.Head.
+func (m *Memory) Head(oid zodb.Oid) (zodb.Tid, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	h, err := memoryReader{m}.head(oid)
+	return h.serial(), err
+}
+
+// History is State.History.
+func (m *Memory) History(oid zodb.Oid, n int) ([]Revision, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	revs := m.records[oid]
+	if len(revs) == 0 {
+		return nil, ErrNotFound
+	}
+	var out []Revision
+	for i := len(revs) - 1; i >= 0 && len(out) < n; i-- {
+		out = append(out, m.find(oid, i, false))
+	}
+	return out, nil
+}
+
+// Transactions is State.Transactions.
+func (m *Memory) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
+	m.mu.RLock()
+	txns := m.txns
+	m.mu.RUnlock()
+	for _, h := range txns {
+		if h.Tid >= from && h.Tid <= to && !yield(h) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Outcome is State.Outcome.
+func (m *Memory) Outcome(id zodb.TxnID) (Outcome, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return memoryReader{m}.outcome(id, 0)
+}
+
+// Find is State.Find.
+func (m *Memory) Find(h zodb.Hash) (Revision, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, oid := range slices.Sorted(maps.Keys(m.records)) {
+		for i, rev := range m.records[oid] {
+			if rev.Kind == zodb.WriteData && rev.Hash == h {
+				rev = m.find(oid, i, true)
+				rev.Next = 0
+				return rev, nil
+			}
+		}
+	}
+	return Revision{}, ErrNotFound
+}
+
+// Records is State.Records.
+func (m *Memory) Records(yield func(Revision, error) bool) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, oid := range slices.Sorted(maps.Keys(m.records)) {
+		for i := len(m.records[oid]) - 1; i >= 0; i-- {
+			if !yield(m.find(oid, i, true), nil) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// Close is State.Close.
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	return nil
+}

@@ -1,0 +1,304 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// revision copies the revision that the iterator stands on. The hash is checked only if verify is set: Pebble's own
+// checksums cover what lies on this disk, and a hash costs as much as the load.
+func (r *reading) revision(withData, verify bool) (Revision, error) {
+	oid, tid, err := parseRecordKey(r.iter.Key())
+	if err != nil {
+		return Revision{}, &Corrupt{Cause: err}
+	}
+	rev := Revision{Oid: oid, Tid: tid}
+	v, err := r.iter.ValueAndErr()
+	if err != nil {
+		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: err}
+	}
+	if len(v) < recordHeadLen || v[0] != byte(zodb.WriteData) && v[0] != byte(zodb.WriteDelete) {
+		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes of an unknown kind", len(v))}
+	}
+	rev.Kind = zodb.WriteKind(v[0])
+	copy(rev.Hash[:], v[1:])
+	data := v[recordHeadLen:]
+	rev.Size = len(data)
+	if rev.Kind == zodb.WriteDelete {
+		return rev, nil
+	}
+	if verify {
+		if err := block.Check(rev.Hash, data); err != nil {
+			return rev, &Corrupt{Oid: oid, Tid: tid, Want: rev.Hash, Cause: err}
+		}
+	}
+	if withData {
+		rev.Data = append(make([]byte, 0, len(data)), data...)
+	}
+	return rev, nil
+}
+
+// damage gives an error of Pebble's its oid; only a corruption becomes one.
+func damage(oid zodb.Oid, tid zodb.Tid, err error) error {
+	if pebble.IsCorruptionError(err) {
+		return &Corrupt{Oid: oid, Tid: tid, Cause: err}
+	}
+	return err
+}
+
+// newest moves to the newest revision at or before at. next is the tid of the one after it.
+func (r *reading) newest(oid zodb.Oid, at zodb.Tid) (next zodb.Tid, err error) {
+	// Seek the newest of all first: it is what most loads want, and its successor is what the others need.
+	r.key = recordKey(r.key[:0], oid, ^zodb.Tid(0))
+	ok := r.iter.SeekPrefixGE(r.key)
+	for steps := 0; ok; steps++ {
+		k := r.iter.Key()
+		tid := zodb.Tid(^binary.BigEndian.Uint64(k[9:]))
+		if tid <= at {
+			return next, nil
+		}
+		next = tid
+		if steps == 8 { // a long history: seek into it, just behind the successor
+			r.key = recordKey(r.key[:0], oid, at+1)
+			ok = r.iter.SeekPrefixGE(r.key)
+			if ok && bytes.Equal(r.iter.Key(), r.key) {
+				continue // at+1 exists: it is the successor
+			}
+			return r.behindSeek(oid, at, ok)
+		}
+		ok = r.iter.Next()
+	}
+	if err := r.iter.Error(); err != nil {
+		return 0, damage(oid, 0, err)
+	}
+	if next != 0 {
+		return next, ErrNoRevision
+	}
+	return 0, ErrNotFound
+}
+
+// behindSeek finds the successor by one step back, for a revision found deep in a history.
+func (r *reading) behindSeek(oid zodb.Oid, at zodb.Tid, found bool) (zodb.Tid, error) {
+	r.key = recordKey(r.key[:0], oid, at)
+	var next zodb.Tid
+	if r.iter.SeekLT(r.key) {
+		if o, tid, err := parseRecordKey(r.iter.Key()); err == nil && o == oid {
+			next = tid
+		}
+	}
+	if err := r.iter.Error(); err != nil {
+		return 0, damage(oid, 0, err)
+	}
+	if !found {
+		return next, ErrNoRevision
+	}
+	if !r.iter.SeekPrefixGE(r.key) {
+		return 0, damage(oid, 0, errors.Join(ErrNotFound, r.iter.Error()))
+	}
+	return next, nil
+}
+
+// Load is State.Load.
+func (s *Store) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	r, err := s.readers.get()
+	if err != nil {
+		return Revision{}, err
+	}
+	defer s.readers.put(r)
+	return r.load(oid, at)
+}
+
+func (r *reading) load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	next, err := r.newest(oid, at)
+	if err != nil {
+		return Revision{Oid: oid, Next: next}, err
+	}
+	rev, err := r.revision(true, false)
+	rev.Next = next
+	if err == nil && rev.Kind == zodb.WriteDelete {
+		err = ErrNotFound
+	}
+	return rev, err
+}
+
+// LoadMany loads in one pass; oids in rising order are fastest. It calls each with every result.
+func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revision, err error)) error {
+	r, err := s.readers.get()
+	if err != nil {
+		return err
+	}
+	defer s.readers.put(r)
+	for i, oid := range oids {
+		rev, err := r.load(oid, at)
+		each(i, rev, err)
+	}
+	return nil
+}
+
+// LoadSerial is State.LoadSerial.
+func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	r, err := s.readers.get()
+	if err != nil {
+		return Revision{}, err
+	}
+	defer s.readers.put(r)
+	r.key = recordKey(r.key[:0], oid, tid)
+	if !r.iter.SeekPrefixGE(r.key) || !bytes.Equal(r.iter.Key(), r.key) {
+		if err := r.iter.Error(); err != nil {
+			return Revision{}, damage(oid, tid, err)
+		}
+		return Revision{}, ErrNotFound
+	}
+	rev, err := r.revision(true, false)
+	if err == nil && rev.Kind == zodb.WriteDelete {
+		err = ErrNotFound
+	}
+	return rev, err
+}
+
+// Head is State.Head.
+func (s *Store) Head(oid zodb.Oid) (zodb.Tid, error) {
+	m := applyReader{s: s}
+	s.headsMu.Lock()
+	applies := s.applies
+	s.headsMu.Unlock()
+	h, err := m.head(oid)
+	if m.iter != nil && err == nil {
+		s.headsMu.Lock()
+		if applies == s.applies { // else an Apply may have made it old
+			s.heads.put(oid, h)
+		}
+		s.headsMu.Unlock()
+	}
+	return h.serial(), errors.Join(err, m.close())
+}
+
+// History is State.History.
+func (s *Store) History(oid zodb.Oid, n int) ([]Revision, error) {
+	r, err := s.readers.get()
+	if err != nil {
+		return nil, err
+	}
+	defer s.readers.put(r)
+	var revs []Revision
+	r.key = recordKey(r.key[:0], oid, ^zodb.Tid(0))
+	for ok := r.iter.SeekPrefixGE(r.key); ok && len(revs) < n; ok = r.iter.Next() {
+		rev, err := r.revision(false, false)
+		if err != nil {
+			return nil, err
+		}
+		if len(revs) > 0 {
+			rev.Next = revs[len(revs)-1].Tid
+		}
+		revs = append(revs, rev)
+	}
+	if err := r.iter.Error(); err != nil {
+		return nil, damage(oid, 0, err)
+	}
+	if len(revs) == 0 {
+		return nil, ErrNotFound
+	}
+	return revs, nil
+}
+
+// Transactions is State.Transactions.
+func (s *Store) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
+	return s.transactions(from, to, func(h Header, _ []zodb.Tid) bool { return yield(h) })
+}
+
+func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) (err error) {
+	if to > zodb.MaxTid {
+		to = zodb.MaxTid
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: txnKey(nil, from), UpperBound: txnKey(nil, to+1)})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return &Corrupt{Tid: tid, Cause: err}
+		}
+		h, bases, err := decodeHeader(tid, v)
+		if err != nil {
+			return &Corrupt{Tid: tid, Cause: err}
+		}
+		if !yield(h, bases) {
+			return nil
+		}
+	}
+	return damage(0, 0, it.Error())
+}
+
+// Find is State.Find.
+func (s *Store) Find(h zodb.Hash) (rev Revision, err error) {
+	lower := append([]byte{rowHash}, h[:hashPrefix]...)
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: append(bytes.Clone(lower), bytes.Repeat([]byte{0xff}, 17)...)})
+	if err != nil {
+		return Revision{}, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		k := it.Key()[1+hashPrefix:]
+		oid, tid := zodb.Oid(binary.BigEndian.Uint64(k)), zodb.Tid(binary.BigEndian.Uint64(k[8:]))
+		rev, err := s.LoadSerial(oid, tid)
+		if err != nil {
+			return Revision{}, err
+		}
+		if rev.Hash != h {
+			continue // another record whose hash begins alike
+		}
+		if err := block.Check(h, rev.Data); err != nil {
+			return Revision{}, &Corrupt{Oid: oid, Tid: tid, Want: h, Cause: err}
+		}
+		return rev, nil
+	}
+	if err := it.Error(); err != nil {
+		return Revision{}, damage(0, 0, err)
+	}
+	return Revision{}, ErrNotFound
+}
+
+// Hashes calls yield with the hash of every record until it returns false; a record that several revisions share comes
+// once for each.
+func (s *Store) Hashes(yield func(zodb.Hash) bool) error {
+	var damaged error
+	err := s.Records(func(rev Revision, err error) bool {
+		if err != nil {
+			damaged = err
+			return false
+		}
+		return rev.Kind != zodb.WriteData || yield(rev.Hash)
+	})
+	return errors.Join(damaged, err)
+}
+
+// Records is State.Records: every record's hash is checked.
+func (s *Store) Records(yield func(Revision, error) bool) error {
+	it, err := s.db.NewIter(recordBounds())
+	if err != nil {
+		return err
+	}
+	r := reading{iter: it}
+	var last Revision
+	for ok := it.First(); ok; ok = it.Next() {
+		rev, err := r.revision(true, true)
+		if last.Oid == rev.Oid {
+			rev.Next = last.Tid
+		}
+		if last = rev; !yield(rev, err) {
+			break
+		}
+	}
+	err = it.Error()
+	return errors.Join(damage(last.Oid, last.Tid, err), it.Close())
+}

@@ -1,0 +1,224 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Config says how to open the state on disk.
+type Config struct {
+	// Dir is Pebble's directory; it is made if Create is set.
+	Dir string
+	// FS is the file system; nil is the operating system's.
+	FS vfs.FS
+	// CacheBytes bounds the cache of uncompressed table blocks. 0 means 64 MiB.
+	CacheBytes int64
+	// MemTableBytes bounds what is in memory and in the write-ahead log only, and with it what an open after a crash has to
+	// replay. 0 means 16 MiB.
+	MemTableBytes uint64
+	Create        bool
+	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
+	// lost manifest. Nothing that was not acknowledged before may be acknowledged after it. nil: log only.
+	Broken func(error)
+	Logger *slog.Logger
+}
+
+const (
+	defaultBlockCache = 64 << 20
+	defaultMemTable   = 16 << 20
+	// headCache bounds the known heads: two generations of this many, about 5 MiB.
+	headCache = 1 << 16
+)
+
+// Store is the State in Pebble, and the owner of the instance that the log and other blocks live in, too.
+type Store struct {
+	db     *pebble.DB
+	cache  *pebble.Cache
+	broken atomic.Pointer[error]
+
+	// Written by Apply only.
+	heads    *recent[zodb.Oid, head]
+	outcomes *recent[zodb.TxnID, Position]
+	opened   Position // outcomes knows all positions above it
+	scratch  []byte
+	key      []byte
+	applies  uint64     // how often heads was brought up to date
+	headsMu  sync.Mutex // guards heads, outcomes, applies; Head may be asked beside Apply. Never held across a read of Pebble.
+
+	current atomic.Pointer[state]
+	readers readers
+}
+
+// Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
+func Open(cfg Config) (*Store, error) {
+	s := &Store{heads: newRecent[zodb.Oid, head](headCache), outcomes: newRecent[zodb.TxnID, Position](outcomeWindow)}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
+	db, err := s.openPebble(cfg)
+	if err != nil {
+		s.cache.Unref()
+		return nil, err
+	}
+	s.db = db
+	st, err := s.readState()
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	s.opened = st.Applied
+	s.current.Store(&st)
+	s.readers.open(db)
+	return s, nil
+}
+
+func orDefault[T int64 | uint64](v, d T) T {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
+func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
+	log := &pebbleLog{log: cfg.Logger, broken: func(err error) {
+		s.broken.CompareAndSwap(nil, &err)
+		if cfg.Broken != nil {
+			cfg.Broken(err)
+		}
+	}}
+	opts := &pebble.Options{
+		FS:                 cfg.FS,
+		Cache:              s.cache,
+		Comparer:           comparer(),
+		FormatMajorVersion: pebble.FormatTableFormatV6, // pinned: above FormatWALSyncChunks, see docs/format.md
+		Logger:             log,
+		EventListener:      log.events(),
+		MemTableSize:       orDefault(cfg.MemTableBytes, defaultMemTable),
+		ErrorIfNotExists:   !cfg.Create,
+		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		MaxOpenFiles:                512,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].BlockSize = 16 << 10
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.SnappyCompression }
+		if i == len(opts.Levels)-1 {
+			opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.ZstdCompression }
+		}
+	}
+	type opening struct {
+		db  *pebble.DB
+		err error
+	}
+	// Pebble ends the process on some damage through Logger.Fatalf, which parks its goroutine here: so Open runs in one
+	// that may be left behind.
+	done := make(chan opening, 1)
+	log.fatal = make(chan error, 1)
+	go func() {
+		db, err := pebble.Open(cfg.Dir, opts)
+		done <- opening{db, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, openError(cfg.Dir, o.err)
+		}
+		return o.db, nil
+	case err := <-log.fatal:
+		return nil, openError(cfg.Dir, err)
+	}
+}
+
+func openError(dir string, err error) error {
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("open %s: %w", dir, &Corrupt{File: dir, Cause: err})
+	}
+	return fmt.Errorf("open %s: %w", dir, err)
+}
+
+func (s *Store) readState() (state, error) {
+	v, closer, err := s.db.Get([]byte{rowState})
+	if errors.Is(err, pebble.ErrNotFound) {
+		return state{Stats: Stats{NextOid: 1}}, nil // 0 is the root's: DB() never asks for it
+	}
+	if err != nil {
+		return state{}, fmt.Errorf("read the state row: %w", err)
+	}
+	st, err := decodeState(v)
+	return st, errors.Join(err, closer.Close())
+}
+
+// DB is the instance, for the log ('l' rows) and for blocks ('b' rows). It is the Store's to close.
+func (s *Store) DB() *pebble.DB { return s.db }
+
+// Stats is the state after the last Apply.
+func (s *Store) Stats() Stats { return s.current.Load().Stats }
+
+// DiskSize is what the instance takes on disk, in bytes.
+func (s *Store) DiskSize() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+
+// Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a
+// failure it leaves Pebble alone: its goroutines are parked.
+func (s *Store) Close() error {
+	s.readers.close()
+	if s.broken.Load() != nil {
+		return nil
+	}
+	defer s.cache.Unref()
+	return errors.Join(s.db.Flush(), s.db.Close())
+}
+
+// pebbleLog turns Pebble's logger into ours, and its process exits into a broken store.
+type pebbleLog struct {
+	log    *slog.Logger
+	broken func(error)
+	fatal  chan error // while Pebble opens: where Fatalf reports to
+}
+
+// ErrBroken says that Pebble could not go on; see Config.Broken.
+var ErrBroken = errors.New("the store is broken")
+
+func (l *pebbleLog) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
+
+func (l *pebbleLog) Errorf(format string, args ...any) { l.log.Error(fmt.Sprintf(format, args...)) }
+
+// Fatalf must not return, by Pebble's contract: what called it holds Pebble's locks and would go on with a lost write. It
+// poisons the node and parks the goroutine for good.
+func (l *pebbleLog) Fatalf(format string, args ...any) {
+	err := fmt.Errorf("%w: %s", ErrBroken, fmt.Errorf(format, args...))
+	l.broken(err)
+	select {
+	case l.fatal <- err:
+	default:
+	}
+	select {}
+}
+
+func (l *pebbleLog) events() *pebble.EventListener {
+	e := &pebble.EventListener{
+		BackgroundError: func(err error) {
+			if pebble.IsCorruptionError(err) {
+				// A damaged table fails its compaction again and again; records outside of it stay readable.
+				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)
+				return
+			}
+			l.broken(fmt.Errorf("%w: %w", ErrBroken, err))
+		},
+		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
+	}
+	return e
+}

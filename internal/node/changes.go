@@ -1,0 +1,86 @@
+package node
+
+import (
+	"slices"
+	"sort"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+const (
+	// maxChanges is how many oids Advance names at most: beyond, a connection does better to forget its cache.
+	maxChanges = 100_000
+	// ringTxns and ringOids bound the recent transactions in memory: about 3 MiB. An older prev is answered from the rows.
+	ringTxns = 1 << 15
+	ringOids = 1 << 18
+)
+
+// changes remembers the oids of recent transactions, in order. Its owner locks.
+type changes struct {
+	txns []change // oldest first
+	oids int
+	from zodb.Tid // Invariant: every transaction after from is here
+}
+
+type change struct {
+	tid  zodb.Tid
+	oids []zodb.Oid
+}
+
+func (c *changes) add(tid zodb.Tid, oids []zodb.Oid) {
+	c.txns = append(c.txns, change{tid, oids})
+	c.oids += len(oids)
+	drop := 0
+	for drop < len(c.txns)-1 && (len(c.txns)-drop > ringTxns || c.oids > ringOids) {
+		c.oids -= len(c.txns[drop].oids)
+		c.from = c.txns[drop].tid
+		drop++
+	}
+	if drop > 0 {
+		c.txns = c.txns[drop:] // append moves the rest into a new array when this one is used up
+	}
+}
+
+// between returns the transactions in (prev, now], false if they are not all here any more. The slice may be read after
+// the owner unlocked: its items are never written again.
+func (c *changes) between(prev, now zodb.Tid) ([]change, bool) {
+	if prev < c.from {
+		return nil, false
+	}
+	first := sort.Search(len(c.txns), func(i int) bool { return c.txns[i].tid > prev })
+	last := sort.Search(len(c.txns), func(i int) bool { return c.txns[i].tid > now })
+	return c.txns[first:max(first, last)], true
+}
+
+// last gives each oid once, with the transaction that wrote it last; false if they are more than maxChanges.
+func lastWriters(txns []change) ([]index.Change, bool) {
+	total := 0
+	for _, t := range txns {
+		total += len(t.oids)
+	}
+	out := make([]index.Change, 0, min(total, maxChanges))
+	if len(txns) == 1 {
+		if total > maxChanges {
+			return nil, false
+		}
+		for _, oid := range txns[0].oids {
+			out = append(out, index.Change{Oid: oid, Tid: txns[0].tid})
+		}
+		return out, true
+	}
+	seen := make(map[zodb.Oid]struct{}, min(total, maxChanges))
+	for _, t := range slices.Backward(txns) {
+		for _, oid := range t.oids {
+			if _, ok := seen[oid]; ok {
+				continue
+			}
+			if len(seen) == maxChanges {
+				return nil, false
+			}
+			seen[oid] = struct{}{}
+			out = append(out, index.Change{Oid: oid, Tid: t.tid})
+		}
+	}
+	return out, true
+}

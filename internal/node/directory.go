@@ -1,0 +1,197 @@
+package node
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/gofrs/flock"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+)
+
+// A peer directory:
+//
+//	format   three lines of text: "zodb_dht peer directory", "format 1", "group <32 hex digits>"; written last of all when a
+//	         directory is made, so that one without it holds nothing that was ever acknowledged
+//	lock     locked (flock) while a process serves the directory; its content is that process' pid
+//	db/      Pebble
+const (
+	formatFile    = "format"
+	lockFile      = "lock"
+	databaseDir   = "db"
+	formatTitle   = "zodb_dht peer directory"
+	formatVersion = 1
+)
+
+// What a directory can be besides a peer's.
+var (
+	ErrNotDirectory = errors.New("not a directory")
+	ErrNoPeer       = errors.New("not a peer directory")
+	ErrPermission   = errors.New("missing permission")
+)
+
+// InUse says that another process (or this one) serves the directory.
+type InUse struct {
+	Path string
+	PID  int // 0 if the holder did not say
+}
+
+func (e *InUse) Error() string {
+	return fmt.Sprintf("peer directory %s is in use by process %d", e.Path, e.PID)
+}
+
+// directory is a locked peer directory.
+type directory struct {
+	path  string
+	lock  *flock.Flock
+	fresh bool // it has no format file yet
+	group [16]byte
+}
+
+// openDirectory makes the directory if it may, locks it and reads its format file.
+func openDirectory(path string, create bool) (_ *directory, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !create:
+		return nil, fmt.Errorf("%s does not exist, and create is off: %w", path, ErrNoPeer)
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return nil, pathError(path, err)
+		}
+	case err != nil:
+		return nil, pathError(path, err)
+	case !info.IsDir():
+		return nil, fmt.Errorf("%s: %w", path, ErrNotDirectory)
+	}
+	d := &directory{path: path, lock: flock.New(filepath.Join(path, lockFile))}
+	if err := d.take(); err != nil {
+		return nil, err
+	}
+	if err := d.readFormat(create); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
+	}
+	return d, nil
+}
+
+func pathError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%s: %w: %w", path, ErrPermission, err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%s: %w: %w", path, ErrNotDirectory, err)
+	default:
+		return fmt.Errorf("%s: %w", path, err)
+	}
+}
+
+func (d *directory) take() error {
+	ok, err := d.lock.TryLock()
+	if err != nil {
+		return pathError(d.path, err)
+	}
+	name := filepath.Join(d.path, lockFile)
+	if !ok {
+		raw, _ := os.ReadFile(name) // without it the pid is 0: still in use
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
+		return &InUse{Path: d.path, PID: pid}
+	}
+	if err := os.WriteFile(name, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
+		return errors.Join(pathError(name, err), d.lock.Close())
+	}
+	return nil
+}
+
+func (d *directory) readFormat(create bool) error {
+	raw, err := os.ReadFile(filepath.Join(d.path, formatFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.checkFresh(create)
+	}
+	if err != nil {
+		return pathError(filepath.Join(d.path, formatFile), err)
+	}
+	lines := strings.Split(string(raw), "\n")
+	if len(lines) < 3 || lines[0] != formatTitle {
+		return d.badFormat("it does not begin as one")
+	}
+	version, err := strconv.Atoi(strings.TrimPrefix(lines[1], "format "))
+	if err != nil || version < 1 {
+		return d.badFormat("its version is unreadable")
+	}
+	if version > formatVersion {
+		return fmt.Errorf("%s has format %d, this program knows %d: %w", d.path, version, formatVersion, index.ErrNewerFormat)
+	}
+	group, err := hex.DecodeString(strings.TrimPrefix(lines[2], "group "))
+	if err != nil || len(group) != len(d.group) {
+		return d.badFormat("its group id is unreadable")
+	}
+	d.group = [16]byte(group)
+	return nil
+}
+
+func (d *directory) badFormat(why string) error {
+	name := filepath.Join(d.path, formatFile)
+	return &index.Corrupt{File: name, Cause: fmt.Errorf("%s: %w", why, ErrNoPeer)}
+}
+
+// checkFresh refuses to make a peer among foreign files.
+func (d *directory) checkFresh(create bool) error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return pathError(d.path, err)
+	}
+	for _, e := range entries {
+		if n := e.Name(); n != lockFile && n != databaseDir && !strings.HasPrefix(n, formatFile) {
+			return fmt.Errorf("%s has no file %q, but other files such as %q: %w", d.path, formatFile, n, ErrNoPeer)
+		}
+	}
+	if !create {
+		return fmt.Errorf("%s has no file %q, and create is off: %w", d.path, formatFile, ErrNoPeer)
+	}
+	d.fresh = true
+	return nil
+}
+
+// found writes the format file: from here on this is a peer, of a group of its own.
+func (d *directory) found() error {
+	if _, err := rand.Read(d.group[:]); err != nil {
+		return err
+	}
+	name := filepath.Join(d.path, formatFile)
+	text := fmt.Appendf(nil, "%s\nformat %d\ngroup %s\n", formatTitle, formatVersion, hex.EncodeToString(d.group[:]))
+	if err := writeSynced(name+".new", text); err != nil {
+		return pathError(name, err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return pathError(name, err)
+	}
+	return errors.Join(syncDir(d.path), syncDir(filepath.Dir(d.path)))
+}
+
+func writeSynced(name string, text []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (d *directory) database() string { return filepath.Join(d.path, databaseDir) }
+
+func (d *directory) close() error { return d.lock.Close() }

@@ -1,0 +1,228 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// ErrReadOnly says that the node was opened read-only.
+var ErrReadOnly = errors.New("read-only")
+
+// ErrTooLarge says that a record or a transaction exceeds its limit.
+var ErrTooLarge = errors.New("too large")
+
+// Node is a peer embedded in this process.
+type Node struct {
+	cfg   Config
+	dir   *directory
+	store *index.Store
+	log   *replica.Replica
+	cache *recordCache
+
+	visible atomic.Uint64 // Invariant: only rises; below every held tid
+	closed  atomic.Bool
+	poison  atomic.Pointer[poisoning]
+	calls   sync.WaitGroup // operations under way; Close waits for them before it closes what they use
+
+	// mu orders publication. Taken before a cache shard's. Never held across I/O or a call into the log.
+	mu struct {
+		sync.Mutex
+		closing bool
+		applied zodb.Tid // the last committed transaction, visible or not
+		changes changes
+		staged  map[zodb.TxnID]*staged
+		held    map[zodb.Tid]*time.Timer // committed, waiting for Publish or their timer
+	}
+}
+
+type poisoning struct{ err error }
+
+// staged is what a node remembers of a transaction between its vote and its outcome.
+type staged struct {
+	data map[zodb.Oid][]byte // for the cache
+	hold bool
+}
+
+var _ Operations = (*Node)(nil)
+
+// Open opens a peer directory, making it if it may, and returns when this peer has applied everything that its log says
+// is committed. ErrUsage, ErrNotDirectory, ErrNoPeer, ErrPermission, *InUse, index.ErrNewerFormat, *index.Corrupt.
+func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if cfg.Path, err = filepath.Abs(cfg.Path); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, cache: newRecordCache(cfg.CacheSize * 3 / 8)}
+	n.mu.staged, n.mu.held = make(map[zodb.TxnID]*staged), make(map[zodb.Tid]*time.Timer)
+	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
+		return nil, err
+	}
+	if err := n.start(ctx); err != nil {
+		return nil, errors.Join(err, n.stop())
+	}
+	return n, nil
+}
+
+func (n *Node) start(ctx context.Context) (err error) {
+	n.store, err = index.Open(index.Config{
+		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4,
+		Broken: n.Poison, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return openError(n.dir.database(), err)
+	}
+	if n.dir.fresh {
+		if err := n.dir.found(); err != nil {
+			return err
+		}
+	}
+	st := n.store.Stats()
+	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
+	n.visible.Store(uint64(st.LastTid))
+	n.log, err = replica.Open(ctx, replica.Config{
+		DB: n.store.DB(), State: n.store, Applied: n.applied, Poisoned: n.Poison, Logger: n.cfg.Logger,
+		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
+		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
+	})
+	return err
+}
+
+// openError tells a file system's refusal from damage.
+func openError(path string, err error) error {
+	if p := pathError(path, err); errors.Is(p, ErrPermission) {
+		return p
+	}
+	return err
+}
+
+// applied is called by the log after each Apply, in order: cached entries end at the transaction before readers may see it.
+func (n *Node) applied(o index.Outcome) {
+	if o.Verdict == index.OidsGiven || o.Verdict == index.Nothing {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	st := n.mu.staged[o.TxnID]
+	delete(n.mu.staged, o.TxnID)
+	if o.Verdict != index.Committed || o.Repeated {
+		return
+	}
+	var data map[zodb.Oid][]byte
+	if st != nil {
+		data = st.data
+	}
+	n.cache.applied(o.Tid, o.Oids, data)
+	n.mu.changes.add(o.Tid, o.Oids)
+	n.mu.applied = o.Tid
+	if st != nil && st.hold && !n.mu.closing {
+		tid := o.Tid
+		// The guard: Python may die, or forget, between Finish and Publish.
+		n.mu.held[tid] = time.AfterFunc(time.Duration(n.cfg.Lease), func() { n.Publish(tid) })
+	}
+	n.publishLocked()
+}
+
+// publishLocked moves the visible position up to the first held transaction. REQUIRES: n.mu.
+func (n *Node) publishLocked() {
+	to := n.mu.applied
+	for tid := range n.mu.held {
+		if tid <= to {
+			to = tid - 1
+		}
+	}
+	if uint64(to) > n.visible.Load() {
+		n.visible.Store(uint64(to))
+	}
+}
+
+// Publish is Operations.Publish.
+func (n *Node) Publish(tid zodb.Tid) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if t := n.mu.held[tid]; t != nil {
+		t.Stop()
+		delete(n.mu.held, tid)
+		n.publishLocked()
+	}
+}
+
+// Poison ends this node's commits for good; the first cause is kept. It may be called from any goroutine, also one that
+// holds Pebble's locks: it waits for nothing.
+func (n *Node) Poison(err error) {
+	if err == nil || !n.poison.CompareAndSwap(nil, &poisoning{err}) {
+		return
+	}
+	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err)
+	if log := n.log; log != nil {
+		log.Poison(err)
+	}
+}
+
+// Broken returns what poisoned the node, nil if nothing did.
+func (n *Node) Broken() error {
+	if p := n.poison.Load(); p != nil {
+		return p.err
+	}
+	return nil
+}
+
+// enter begins an operation; every successful one is followed by n.calls.Done.
+func (n *Node) enter() error {
+	n.calls.Add(1)
+	if n.closed.Load() {
+		n.calls.Done()
+		return index.ErrClosed
+	}
+	return nil
+}
+
+// enterWrite begins an operation that writes.
+func (n *Node) enterWrite() error {
+	if n.cfg.ReadOnly {
+		return ErrReadOnly
+	}
+	if err := n.Broken(); err != nil {
+		return &replica.Broken{Cause: err}
+	}
+	return n.enter()
+}
+
+// Close ends the peer: operations under way are waited for (each has its deadline), the log stops, memory is written to tables.
+// A second Close does nothing.
+func (n *Node) Close() error {
+	if !n.closed.CompareAndSwap(false, true) {
+		return nil
+	}
+	n.mu.Lock()
+	n.mu.closing = true
+	for tid, t := range n.mu.held {
+		t.Stop()
+		delete(n.mu.held, tid)
+	}
+	n.publishLocked()
+	n.mu.Unlock()
+	return n.stop()
+}
+
+func (n *Node) stop() error {
+	var errs []error
+	if n.log != nil {
+		errs = append(errs, n.log.Close())
+	}
+	n.calls.Wait()
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(append(errs, n.dir.close())...)
+}

@@ -1,0 +1,167 @@
+package node
+
+import (
+	"context"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// TryLoad is Operations.TryLoad.
+func (n *Node) TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
+	if n.closed.Load() {
+		return 0, 0, false
+	}
+	data, tid, ok := n.cache.tryGet(oid, at)
+	if !ok || len(data) > len(buf) {
+		return 0, 0, false
+	}
+	return copy(buf, data), tid, true
+}
+
+// Load is Operations.Load.
+func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return index.Revision{}, err
+	}
+	defer n.calls.Done()
+	begun := n.cache.begin(oid)
+	rev, err := n.store.Load(oid, at)
+	if err != nil {
+		return rev, err
+	}
+	n.cache.fill(&rev, begun)
+	return n.hide(rev), nil
+}
+
+// hide leaves out a successor that is not published yet.
+func (n *Node) hide(rev index.Revision) index.Revision {
+	if rev.Next > n.Visible() {
+		rev.Next = 0
+	}
+	return rev
+}
+
+// LoadBatch is Operations.LoadBatch.
+func (n *Node) LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) ([]index.Revision, []error) {
+	revs, errs := make([]index.Revision, len(oids)), make([]error, len(oids))
+	fail := func(err error) ([]index.Revision, []error) {
+		for i := range errs {
+			errs[i] = err
+		}
+		return revs, errs
+	}
+	if err := n.enter(); err != nil {
+		return fail(err)
+	}
+	defer n.calls.Done()
+	begun := make([]uint64, len(oids))
+	for i, oid := range oids {
+		begun[i] = n.cache.begin(oid)
+	}
+	err := n.store.LoadMany(oids, at, func(i int, rev index.Revision, err error) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			n.cache.fill(&rev, begun[i])
+		}
+		revs[i], errs[i] = n.hide(rev), err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return revs, errs
+}
+
+// LoadSerial is Operations.LoadSerial; it sees transactions that are not published yet, for conflict resolution.
+func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return index.Revision{}, err
+	}
+	defer n.calls.Done()
+	return n.store.LoadSerial(oid, tid)
+}
+
+// History is Operations.History.
+func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.Done()
+	return n.store.History(oid, size)
+}
+
+// Transactions is Operations.Transactions.
+func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (hs []index.Header, err error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.Done()
+	if limit <= 0 {
+		return nil, nil
+	}
+	err = n.store.Transactions(from, min(to, n.Visible()), func(h index.Header) bool {
+		hs = append(hs, h)
+		return len(hs) < limit && ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	return hs, err
+}
+
+// Visible is Operations.Visible.
+func (n *Node) Visible() zodb.Tid { return zodb.Tid(n.visible.Load()) }
+
+// Advance is Operations.Advance.
+func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Change, bool, error) {
+	if err := n.enter(); err != nil {
+		return 0, nil, false, err
+	}
+	defer n.calls.Done()
+	now := n.Visible()
+	if prev == 0 || prev >= now {
+		return max(prev, now), nil, prev != 0, nil
+	}
+	n.mu.Lock()
+	txns, ok := n.mu.changes.between(prev, now)
+	n.mu.Unlock()
+	if !ok {
+		var err error
+		if txns, ok, err = n.changesFromRows(ctx, prev, now); err != nil {
+			return 0, nil, false, err
+		}
+	}
+	if !ok {
+		return now, nil, false, nil
+	}
+	list, ok := lastWriters(txns)
+	return now, list, ok, nil
+}
+
+// changesFromRows reads what the ring has forgotten, false if it names more than a reader wants to know.
+func (n *Node) changesFromRows(ctx context.Context, prev, now zodb.Tid) (txns []change, _ bool, err error) {
+	total := 0
+	err = n.store.Transactions(prev+1, now, func(h index.Header) bool {
+		txns = append(txns, change{h.Tid, h.Oids})
+		total += len(h.Oids)
+		return total <= 4*maxChanges && ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	return txns, total <= 4*maxChanges, err
+}
+
+// Stats is Operations.Stats.
+func (n *Node) Stats() index.Stats { return n.store.Stats() }
+
+// DiskSize is what the database takes on disk, in bytes.
+func (n *Node) DiskSize() uint64 {
+	if n.enter() != nil {
+		return 0
+	}
+	defer n.calls.Done()
+	return n.store.DiskSize()
+}

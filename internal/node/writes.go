@@ -1,0 +1,187 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// NewOids is Operations.NewOids.
+func (n *Node) NewOids(ctx context.Context, count int) (zodb.Oid, error) {
+	if err := n.enterWrite(); err != nil {
+		return 0, err
+	}
+	defer n.calls.Done()
+	if count < 1 || count > 1<<20 {
+		return 0, fmt.Errorf("%w: a range of %d oids", ErrUsage, count)
+	}
+	return n.log.NewOids(ctx, uint64(count))
+}
+
+// check refuses what is too large before it reaches the log.
+func (n *Node) check(txn *zodb.Txn) error {
+	for i := range txn.Writes {
+		w := &txn.Writes[i]
+		if size := int64(len(w.Data)); size > n.cfg.MaxObjectSize {
+			return fmt.Errorf("oid %s has %d bytes, max-object-size is %d: %w", w.Oid, size, n.cfg.MaxObjectSize, ErrTooLarge)
+		}
+	}
+	if size := index.CommitSize(txn); size > index.MaxTxnSize {
+		return fmt.Errorf("a transaction of %d bytes, the limit is %d: %w", size, index.MaxTxnSize, ErrTooLarge)
+	}
+	return nil
+}
+
+// Vote is Operations.Vote.
+func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
+	if err := n.enterWrite(); err != nil {
+		return nil, err
+	}
+	defer n.calls.Done()
+	if err := n.check(txn); err != nil {
+		return nil, err
+	}
+	stale, err := n.log.Vote(ctx, txn)
+	if err != nil {
+		n.forget(txn.ID)
+		return nil, err
+	}
+	if len(stale) > 0 {
+		return n.conflicts(stale)
+	}
+	n.stage(txn)
+	return nil, nil
+}
+
+// stage copies what the cache shall hold once the transaction is applied.
+func (n *Node) stage(txn *zodb.Txn) {
+	st := &staged{data: make(map[zodb.Oid][]byte, len(txn.Writes))}
+	for i := range txn.Writes {
+		w := &txn.Writes[i]
+		if w.Kind == zodb.WriteData && len(w.Data) <= maxCached {
+			st.data[w.Oid] = append(make([]byte, 0, len(w.Data)), w.Data...)
+		}
+	}
+	n.mu.Lock()
+	n.mu.staged[txn.ID] = st
+	n.mu.Unlock()
+}
+
+func (n *Node) forget(id zodb.TxnID) {
+	n.mu.Lock()
+	delete(n.mu.staged, id)
+	n.mu.Unlock()
+}
+
+// conflicts fetches what one round of conflict resolution needs. The objects are reserved: nobody changes them meanwhile.
+func (n *Node) conflicts(stale []replica.Stale) ([]Conflict, error) {
+	out := make([]Conflict, len(stale))
+	for i, s := range stale {
+		out[i] = Conflict{Oid: s.Oid, Base: s.Base, Committed: s.Committed}
+		if s.Committed != 0 {
+			rev, err := n.store.LoadSerial(s.Oid, s.Committed)
+			if err != nil {
+				return nil, fmt.Errorf("load oid %s at tid %s, which a conflict names: %w", s.Oid, s.Committed, err)
+			}
+			out[i].CommittedData = rev.Data
+		}
+		if s.Base == 0 {
+			continue
+		}
+		rev, err := n.store.LoadSerial(s.Oid, s.Base)
+		if err != nil && !errors.Is(err, index.ErrNotFound) {
+			return nil, fmt.Errorf("load oid %s at tid %s, the base of a conflict: %w", s.Oid, s.Base, err)
+		}
+		out[i].BaseData = rev.Data
+	}
+	return out, nil
+}
+
+// Finish is Operations.Finish.
+func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error) {
+	if err := n.enterWrite(); err != nil {
+		return 0, err
+	}
+	defer n.calls.Done()
+	if hold {
+		n.mu.Lock()
+		if st := n.mu.staged[id]; st != nil {
+			st.hold = true
+		}
+		n.mu.Unlock()
+	}
+	o, err := n.log.Finish(ctx, id)
+	if err != nil {
+		var doubt *replica.InDoubt
+		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache
+			n.forget(id)
+		}
+		return 0, err
+	}
+	return o.Tid, verdict(o)
+}
+
+// verdict turns a refusal by Apply into an error.
+func verdict(o index.Outcome) error {
+	switch o.Verdict {
+	case index.Committed:
+		return nil
+	case index.Stale:
+		return &replica.StaleRead{Oid: o.StaleOid, Committed: o.Serial}
+	case index.Regressed:
+		return fmt.Errorf("tid %s: %w", o.Tid, ErrRegressed)
+	default: // Aborted, TooOld: nothing was written
+		return fmt.Errorf("transaction %s was refused (%d): %w", o.TxnID, o.Verdict, replica.ErrVoteLost)
+	}
+}
+
+// ErrRegressed says that a restored transaction's tid does not rise above the last one.
+var ErrRegressed = errors.New("the tid does not rise above the last transaction's")
+
+// Abort is Operations.Abort.
+func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	defer n.calls.Done()
+	n.forget(id)
+	if n.cfg.ReadOnly {
+		return nil
+	}
+	return n.log.Abort(ctx, id)
+}
+
+// Restore is Operations.Restore.
+func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
+	if err := n.enterWrite(); err != nil {
+		return err
+	}
+	defer n.calls.Done()
+	if err := n.check(txn); err != nil {
+		return err
+	}
+	txn.Restore = true
+	return n.log.Restore(ctx, txn)
+}
+
+// Drain is Operations.Drain.
+func (n *Node) Drain(ctx context.Context) error {
+	if err := n.enterWrite(); err != nil {
+		return err
+	}
+	defer n.calls.Done()
+	return n.log.Drain(ctx)
+}
+
+// Outcome is Operations.Outcome.
+func (n *Node) Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool, error) {
+	if err := n.enter(); err != nil {
+		return index.Outcome{}, false, err
+	}
+	defer n.calls.Done()
+	return n.log.Outcome(ctx, id)
+}

@@ -12,7 +12,7 @@ import (
 
 // The rows of a peer's Pebble instance; integers are big-endian. docs/format.md draws them.
 //
-//	b ...                     blocks that are no records (go-datastore, go-ds-pebble)
+//	/blocks/ ...              blocks that are no records (go-datastore's keys, through go-ds-pebble)
 //	c | sha256[:12] | oid | tid   -> nothing            finds a record by its hash
 //	l ...                     the log (internal/replica)
 //	o | position              -> verdict 1, txn id 16, tid 8       the remembered outcomes
@@ -20,7 +20,6 @@ import (
 //	s                         -> state (state.go)
 //	t | tid                   -> transaction header (header.go)
 const (
-	rowBlock   = 'b'
 	rowHash    = 'c'
 	rowOutcome = 'o'
 	rowRecord  = 'r'
@@ -36,9 +35,6 @@ const (
 	recordHeadLen   = 1 + 32
 	hashKeyLen      = 1 + hashPrefix + 8 + 8
 )
-
-// BlockPrefix is where other blocks live in the instance that DB returns.
-const BlockPrefix = string(rune(rowBlock))
 
 func recordKey(dst []byte, oid zodb.Oid, tid zodb.Tid) []byte {
 	dst = append(dst, rowRecord)

@@ -142,6 +142,18 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 	return nil
 }
 
+// seek moves to one revision; it is there, or there is an error.
+func (r *reading) seek(oid zodb.Oid, tid zodb.Tid) (bool, error) {
+	r.key = recordKey(r.key[:0], oid, tid)
+	if r.iter.SeekPrefixGE(r.key) && bytes.Equal(r.iter.Key(), r.key) {
+		return true, nil
+	}
+	if err := r.iter.Error(); err != nil {
+		return false, damage(oid, tid, err)
+	}
+	return false, ErrNotFound
+}
+
 // LoadSerial is State.LoadSerial.
 func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 	r, err := s.readers.get()
@@ -149,12 +161,8 @@ func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 		return Revision{}, err
 	}
 	defer s.readers.put(r)
-	r.key = recordKey(r.key[:0], oid, tid)
-	if !r.iter.SeekPrefixGE(r.key) || !bytes.Equal(r.iter.Key(), r.key) {
-		if err := r.iter.Error(); err != nil {
-			return Revision{}, damage(oid, tid, err)
-		}
-		return Revision{}, ErrNotFound
+	if ok, err := r.seek(oid, tid); !ok {
+		return Revision{}, err
 	}
 	rev, err := r.revision(true, false)
 	if err == nil && rev.Kind == zodb.WriteDelete {

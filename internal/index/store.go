@@ -162,7 +162,7 @@ func (s *Store) readState() (state, error) {
 	return st, errors.Join(err, closer.Close())
 }
 
-// DB is the instance, for the log ('l' rows) and for blocks ('b' rows). It is the Store's to close.
+// DB is the instance, for the log ('l' rows) and for blocks ('/' rows). It is the Store's to close.
 func (s *Store) DB() *pebble.DB { return s.db }
 
 // Stats is the state after the last Apply.

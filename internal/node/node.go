@@ -30,7 +30,7 @@ type Node struct {
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
 	poison  atomic.Pointer[poisoning]
-	calls   sync.WaitGroup // operations under way; Close waits for them before it closes what they use
+	calls   sync.RWMutex // read-locked by each operation under way; Close locks it before it closes what they use
 
 	// mu orders publication. Taken before a cache shard's. Never held across I/O or a call into the log.
 	mu struct {
@@ -177,11 +177,11 @@ func (n *Node) Broken() error {
 	return nil
 }
 
-// enter begins an operation; every successful one is followed by n.calls.Done.
+// enter begins an operation; every successful one is followed by n.calls.RUnlock. Operations do not nest.
 func (n *Node) enter() error {
-	n.calls.Add(1)
+	n.calls.RLock()
 	if n.closed.Load() {
-		n.calls.Done()
+		n.calls.RUnlock()
 		return index.ErrClosed
 	}
 	return nil
@@ -220,7 +220,8 @@ func (n *Node) stop() error {
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
 	}
-	n.calls.Wait()
+	n.calls.Lock()
+	defer n.calls.Unlock()
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

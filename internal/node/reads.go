@@ -24,7 +24,7 @@ func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revisio
 	if err := n.enter(); err != nil {
 		return index.Revision{}, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	begun := n.cache.begin(oid)
 	rev, err := n.store.Load(oid, at)
 	if err != nil {
@@ -54,7 +54,7 @@ func (n *Node) LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) ([]i
 	if err := n.enter(); err != nil {
 		return fail(err)
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	begun := make([]uint64, len(oids))
 	for i, oid := range oids {
 		begun[i] = n.cache.begin(oid)
@@ -79,7 +79,7 @@ func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.
 	if err := n.enter(); err != nil {
 		return index.Revision{}, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	return n.store.LoadSerial(oid, tid)
 }
 
@@ -88,7 +88,7 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	return n.store.History(oid, size)
 }
 
@@ -97,7 +97,7 @@ func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	if limit <= 0 {
 		return nil, nil
 	}
@@ -119,7 +119,7 @@ func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Ch
 	if err := n.enter(); err != nil {
 		return 0, nil, false, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	now := n.Visible()
 	if prev == 0 || prev >= now {
 		return max(prev, now), nil, prev != 0, nil
@@ -162,6 +162,6 @@ func (n *Node) DiskSize() uint64 {
 	if n.enter() != nil {
 		return 0
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	return n.store.DiskSize()
 }

@@ -15,7 +15,7 @@ func (n *Node) NewOids(ctx context.Context, count int) (zodb.Oid, error) {
 	if err := n.enterWrite(); err != nil {
 		return 0, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	if count < 1 || count > 1<<20 {
 		return 0, fmt.Errorf("%w: a range of %d oids", ErrUsage, count)
 	}
@@ -41,7 +41,7 @@ func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
 	if err := n.enterWrite(); err != nil {
 		return nil, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	if err := n.check(txn); err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, 
 	if err := n.enterWrite(); err != nil {
 		return 0, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	if hold {
 		n.mu.Lock()
 		if st := n.mu.staged[id]; st != nil {
@@ -147,7 +147,7 @@ func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
 	if err := n.enter(); err != nil {
 		return err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	n.forget(id)
 	if n.cfg.ReadOnly {
 		return nil
@@ -160,7 +160,7 @@ func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
 	if err := n.enterWrite(); err != nil {
 		return err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	if err := n.check(txn); err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (n *Node) Drain(ctx context.Context) error {
 	if err := n.enterWrite(); err != nil {
 		return err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	return n.log.Drain(ctx)
 }
 
@@ -182,6 +182,6 @@ func (n *Node) Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool,
 	if err := n.enter(); err != nil {
 		return index.Outcome{}, false, err
 	}
-	defer n.calls.Done()
+	defer n.calls.RUnlock()
 	return n.log.Outcome(ctx, id)
 }

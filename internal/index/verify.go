@@ -1,0 +1,216 @@
+package index
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Report is what Verify found.
+type Report struct {
+	Records      uint64 // revisions, read and hashed
+	Transactions uint64 // records of the chain, rebuilt and hashed
+	Objects      uint64
+	LastTid      zodb.Tid
+	Digest       zodb.Hash // of the last transaction record: names the whole history
+	Damaged      []Corrupt // at most maxDamaged
+	More         uint64    // damaged places beyond those
+}
+
+const maxDamaged = 1000
+
+func (r *Report) damaged(c *Corrupt) {
+	if len(r.Damaged) == maxDamaged {
+		r.More++
+		return
+	}
+	r.Damaged = append(r.Damaged, *c)
+}
+
+// note takes an error of a read into the report; what is no damage is returned.
+func (r *Report) note(err error) error {
+	var c *Corrupt
+	if !errors.As(err, &c) {
+		return err
+	}
+	r.damaged(c)
+	return nil
+}
+
+// Verify reads and hashes every record, follows the chain of transaction records from the first to the last, and counts.
+// progress is called now and then with the number of records and transactions done and of all. Damage is in the report, not
+// an error. It runs beside Apply and judges the state that it began with.
+func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (Report, error) {
+	v := verifier{s: s, ctx: ctx, progress: progress, stats: s.Stats()}
+	v.report = Report{LastTid: v.stats.LastTid, Digest: v.stats.Digest}
+	v.total = 2 * v.stats.Records
+	err := v.records()
+	if err == nil && !v.scanned {
+		// A damaged table ends a scan: ask for each record by its transaction, which names what can't be read.
+		v.report.Records, v.done, v.readAll = 0, 0, true
+	}
+	if err == nil {
+		err = v.chain()
+	}
+	if err == nil && len(v.report.Damaged) == 0 {
+		v.compare()
+	}
+	return v.report, err
+}
+
+type verifier struct {
+	s        *Store
+	ctx      context.Context //nolint:containedctx // lives as long as one call of Verify
+	progress func(done, total uint64)
+	stats    Stats
+	report   Report
+	scanned  bool // the scan reached its end
+	readAll  bool // chain reads the data, too
+	prev     zodb.Hash
+
+	done, total, size uint64
+}
+
+func (v *verifier) step() error {
+	v.done++
+	if v.done%4096 == 0 {
+		if v.progress != nil {
+			v.progress(v.done, v.total)
+		}
+		return v.ctx.Err()
+	}
+	return nil
+}
+
+func (v *verifier) records() error {
+	var stop error
+	var object zodb.Oid
+	first := true
+	err := v.s.Records(func(rev Revision, err error) bool {
+		if rev.Tid > v.stats.LastTid && err == nil {
+			return true // newer than what is judged
+		}
+		if stop = v.report.note(err); stop != nil {
+			return false
+		}
+		if first || rev.Oid != object {
+			object, first = rev.Oid, false
+			if rev.Kind == zodb.WriteData {
+				v.report.Objects++
+			}
+		}
+		v.report.Records++
+		v.size += uint64(rev.Size)
+		stop = v.step()
+		return stop == nil
+	})
+	if stop != nil {
+		return stop
+	}
+	v.scanned = err == nil
+	if err == nil {
+		return nil
+	}
+	before := len(v.report.Damaged)
+	if err := v.report.note(err); err != nil {
+		return err
+	}
+	v.report.Damaged = v.report.Damaged[:before] // chain names it better
+	return nil
+}
+
+// chain rebuilds each transaction record from the rows and holds it against its digest and its successor's prev.
+func (v *verifier) chain() error {
+	var stop error
+	err := v.s.transactions(0, v.stats.LastTid, func(h Header, bases []zodb.Tid) bool {
+		stop = v.transaction(&h, bases)
+		return stop == nil
+	})
+	if stop != nil {
+		return stop
+	}
+	if err := v.report.note(err); err != nil {
+		return err
+	}
+	if v.prev != v.stats.Digest && len(v.report.Damaged) == 0 {
+		v.report.damaged(&Corrupt{File: "the chain of transactions", Cause: fmt.Errorf("it ends in %s, the state says %s", v.prev, v.stats.Digest)})
+	}
+	return nil
+}
+
+func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
+	v.report.Transactions++
+	rec := zodb.Record{
+		Prev: h.Prev, Tid: h.Tid, ID: h.ID, Status: h.Status,
+		User: h.User, Description: h.Description, Extension: h.Extension, Author: h.Author,
+	}
+	whole := true
+	for i, oid := range h.Oids {
+		rev, err := v.s.revisionAt(oid, h.Tid, v.readAll)
+		if errors.Is(err, ErrNotFound) {
+			err = &Corrupt{Oid: oid, Tid: h.Tid, Cause: errors.New("the transaction names a record that is not there")}
+		}
+		if err != nil {
+			whole = false
+			if err := v.report.note(err); err != nil {
+				return err
+			}
+		}
+		if v.readAll && err == nil {
+			v.report.Records++
+		}
+		rec.Writes = append(rec.Writes, zodb.Write{Oid: oid, Base: bases[i], Kind: rev.Kind, Hash: rev.Hash})
+		if err := v.step(); err != nil {
+			return err
+		}
+	}
+	if got := rec.Digest(nil); whole && got != h.Digest {
+		v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Digest, Cause: fmt.Errorf("the transaction record hashes to %s", got)})
+	}
+	if h.Prev != v.prev {
+		v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Prev, Cause: fmt.Errorf("the transaction before it hashes to %s", v.prev)})
+	}
+	v.prev = h.Digest
+	return nil
+}
+
+// compare holds the sums against what the state row says.
+func (v *verifier) compare() {
+	got := Stats{Objects: v.report.Objects, Records: v.report.Records, DataSize: v.size}
+	want := Stats{Objects: v.stats.Objects, Records: v.stats.Records, DataSize: v.stats.DataSize}
+	if got != want {
+		v.report.damaged(&Corrupt{File: "the record rows", Cause: fmt.Errorf(
+			"%d objects, %d records, %d bytes are there; the state says %d, %d, %d",
+			got.Objects, got.Records, got.DataSize, want.Objects, want.Records, want.DataSize)})
+	}
+}
+
+// revisionAt returns one revision, a deletion too, hashed if asked.
+func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, verify bool) (Revision, error) {
+	r, err := s.readers.get()
+	if err != nil {
+		return Revision{}, err
+	}
+	defer s.readers.put(r)
+	if ok, err := r.seek(oid, tid); !ok {
+		return Revision{}, err
+	}
+	return r.revision(false, verify)
+}
+
+// Data is block.Records.Data.
+func (s *Store) Data(h zodb.Hash) ([]byte, bool, error) {
+	rev, err := s.Find(h)
+	if errors.Is(err, ErrNotFound) {
+		return nil, false, nil
+	}
+	return rev.Data, err == nil, err
+}
+
+// Size is block.Records.Size.
+func (s *Store) Size(h zodb.Hash) (int, bool, error) {
+	data, found, err := s.Data(h)
+	return len(data), found, err
+}

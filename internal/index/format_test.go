@@ -1,0 +1,170 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+func sample() *zodb.Txn {
+	return &zodb.Txn{
+		ID: zodb.TxnID{1}, Floor: 3, Tid: 4, Status: ' ', User: []byte("u"), Description: []byte("d"), Extension: []byte("e"), Author: []byte("a"),
+		Reads: []zodb.Read{{Oid: 1, Serial: 2}},
+		Writes: []zodb.Write{
+			{Oid: 5, Base: 6, Kind: zodb.WriteData, Hash: block.Sum([]byte("data")), Data: []byte("data")},
+			{Oid: 7, Base: 8, Kind: zodb.WriteDelete},
+		},
+	}
+}
+
+func TestAnEntryComesBackAsItWas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := sample()
+		want.Restore = rapid.Bool().Draw(t, "restore")
+		want.User = rapid.SliceOf(rapid.Byte()).Draw(t, "user")
+		want.Writes[0].Data = rapid.SliceOf(rapid.Byte()).Draw(t, "data")
+		b := AppendCommit(nil, want)
+		if n := CommitSize(want); len(b) > n {
+			t.Fatalf("%d bytes, announced as %d", len(b), n)
+		}
+		SetEntryTid(b, 99)
+		want.Tid = 99
+		got, err := decodeEntry(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, &got.txn, cmpopts.EquateEmpty()); d != "" {
+			t.Fatal(d)
+		}
+		if id, err := EntryTxnID(b); err != nil || id != want.ID {
+			t.Fatal(id, err)
+		}
+	})
+}
+
+// patched returns b with the bytes at off replaced.
+func patched(b []byte, off int, with ...byte) []byte {
+	b = bytes.Clone(b)
+	copy(b[off:], with)
+	return b
+}
+
+func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
+	b := AppendCommit(nil, sample())
+	const body = entryHead
+	reads := body + 18 + 4*2 // four fields of one byte each
+	writes := reads + 1 + 16
+	for name, bad := range map[string][]byte{
+		"empty":                        {},
+		"shorter than a head":          b[:entryHead-1],
+		"a newer version":              patched(b, 0, 2),
+		"an unknown kind":              patched(b, 1, 77),
+		"an unknown flag":              patched(b, body+16, 2),
+		"a byte too many":              append(bytes.Clone(b), 0),
+		"a user longer than the entry": patched(b, body+18, 0xff),
+		"a length without an end":      append(bytes.Clone(b[:body+18]), bytes.Repeat([]byte{0xff}, 10)...),
+		"more reads than bytes":        patched(b, reads, 0x7f),
+		"more writes than bytes":       patched(b, writes, 0x7f),
+		"an unknown kind of write":     patched(b, writes+1+16, 3),
+		"a deletion with data":         patched(b, writes+1+16, byte(zodb.WriteDelete)),
+		"no oids":                      AppendOids(nil, 0, zodb.TxnID{}),
+		"too many oids":                AppendOids(nil, 1<<33, zodb.TxnID{}),
+		"a tombstone with a body":      append(AppendTombstone(nil, zodb.TxnID{}), 1),
+	} {
+		if _, err := decodeEntry(bad); !errors.Is(err, ErrEntry) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for n := range b {
+		if _, err := decodeEntry(b[:n]); !errors.Is(err, ErrEntry) {
+			t.Errorf("the first %d bytes: %v", n, err)
+		}
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add(AppendCommit(nil, sample()))
+	f.Add(AppendOids(nil, 7, zodb.TxnID{1}))
+	f.Add(AppendTombstone(nil, zodb.TxnID{1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEntry(b)
+		if err != nil || e.kind != entryCommit {
+			return
+		}
+		if _, err := decodeEntry(AppendCommit(nil, &e.txn)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func resum(v []byte) []byte {
+	v = bytes.Clone(v)
+	binary.BigEndian.PutUint32(v[len(v)-4:], crc32.Checksum(v[:len(v)-4], castagnoli))
+	return v
+}
+
+func TestATransactionRowIsRefusedUnlessItIsWhole(t *testing.T) {
+	txn := sample()
+	rec := zodb.Record{Tid: 90, ID: txn.ID, Status: 'p', User: txn.User, Description: txn.Description, Extension: txn.Extension, Author: txn.Author, Writes: txn.Writes}
+	v := appendHeader(nil, &rec, block.Sum(nil))
+	h, bases, err := decodeHeader(90, v)
+	if err != nil || h.Status != 'p' || h.Digest != block.Sum(nil) || string(h.Description) != "d" {
+		t.Fatal(h, err)
+	}
+	if d := cmp.Diff([]zodb.Tid{6, 8}, bases); d != "" {
+		t.Fatal(d)
+	}
+	if d := cmp.Diff([]zodb.Oid{5, 7}, h.Oids); d != "" {
+		t.Fatal(d)
+	}
+	for name, bad := range map[string][]byte{
+		"empty": {}, "a flipped bit": patched(v, 20, v[20]^1), "cut off": v[:len(v)-1], "a newer version": resum(patched(v, 0, 2)),
+		"cut off before the checksum": resum(v[:len(v)-1]), "a byte too many": resum(append(bytes.Clone(v), 0)),
+	} {
+		if _, _, err := decodeHeader(90, bad); !errors.Is(err, zodb.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheStateRowIsRefusedUnlessItIsWhole(t *testing.T) {
+	want := state{Stats: Stats{Applied: 1, LastTid: 2, Digest: block.Sum(nil), Objects: 3, Records: 4, DataSize: 5, NextOid: 6}, written: 7}
+	v := want.append(nil)
+	if len(v) != stateLen {
+		t.Fatalf("%d bytes", len(v))
+	}
+	if got, err := decodeState(v); err != nil || got != want {
+		t.Fatal(got, err)
+	}
+	for name, bad := range map[string][]byte{"empty": {}, "cut off": v[:stateLen-1], "a flipped bit": patched(v, 30, v[30]^1)} {
+		if _, err := decodeState(bad); !errors.Is(err, zodb.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := decodeState(resum(patched(v, 0, 2))); !errors.Is(err, ErrNewerFormat) {
+		t.Errorf("a newer version: %v", err)
+	}
+}
+
+func TestAnOutcomeRowIsRefusedUnlessItIsWhole(t *testing.T) {
+	want := Outcome{Verdict: Committed, Position: 9, TxnID: zodb.TxnID{4}, Tid: 5}
+	v := appendOutcome(nil, &want)
+	got, err := decodeOutcome(9, v)
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Fatal(d, err)
+	}
+	for name, bad := range map[string][]byte{"empty": {}, "cut off": v[:24], "verdict 0": patched(v, 0, 0), "verdict 7": patched(v, 0, 7)} {
+		if _, err := decodeOutcome(9, bad); !errors.Is(err, zodb.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

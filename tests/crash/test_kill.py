@@ -1,0 +1,95 @@
+"""kill -9 of a Zope-like process: what transaction.commit() returned for is there after reopening.
+
+The Go test beside this one does many more rounds against the core; this one goes through the whole of Python.
+ZODB_DHT_SOAK_ROUNDS sets the rounds of both, ZODB_DHT_SEED replays the draws.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ZODB.DB import DB
+from ZODB.utils import maxtid
+
+from committer import payload
+
+HERE = Path(__file__).parent
+ROUNDS = int(os.environ.get("ZODB_DHT_SOAK_ROUNDS", "120")) // 15
+THREADS = 3
+
+
+@dataclass
+class Heard:
+    """What the committing processes of one directory said."""
+
+    begun: set[tuple[int, int]] = field(default_factory=set)
+    done: dict[tuple[int, int], bytes] = field(default_factory=dict)
+
+
+def kill_while_committing(path: Path, seed: int, draw: random.Random, heard: Heard) -> None:
+    lines, delay = draw.randrange(200), draw.random() * 0.005
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "committer.py"), str(path), str(seed), str(THREADS)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        for count, line in enumerate(child.stdout):
+            words = line.split()
+            if words[0] == "begin":
+                heard.begun.add((int(words[1]), int(words[2])))
+            elif words[0] == "done":
+                heard.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
+            if count == lines:
+                threading.Timer(delay, child.kill).start()
+        error = child.stderr.read()
+    assert child.returncode == -9, f"the committing process ended by itself: {error}"
+
+
+def check(path: Path, seed: int, heard: Heard) -> int:
+    """Returns how many commits were there, though nobody was told."""
+    from zodb_dht import DHTStorage
+
+    db = DB(DHTStorage(str(path)))
+    untold = 0
+    try:
+        with db.transaction() as conn:
+            root = conn.root()
+            total = 0
+            for thread in range(THREADS):
+                tree = root[f"thread {thread}"]
+                for n, record in tree.items():
+                    assert record["data"] == payload(seed, thread, n)
+                    told = heard.done.get((thread, n))
+                    if told is None:
+                        assert (thread, n) in heard.begun, f"thread {thread} never began {n}"
+                        untold += 1
+                        continue
+                    loaded = db.storage.loadBefore(record._p_oid, maxtid)
+                    assert loaded is not None and loaded[1] == told, f"thread {thread}, {n}: tid {loaded} not {told!r}"
+                total += len(tree)
+                missing = [key for key in heard.done if key[0] == thread and key[1] not in tree]
+                assert not missing, f"LOST, though acknowledged: {missing}"
+            assert root["total"]() == total, "a transaction is there in part"
+    finally:
+        db.close()
+    return untold
+
+
+def test_nothing_that_commit_returned_for_is_lost(tmp_path: Path) -> None:
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw, heard, untold = random.Random(seed), Heard(), 0
+    for _ in range(max(ROUNDS, 1)):
+        kill_while_committing(tmp_path / "peer", seed, draw, heard)
+        untold = check(tmp_path / "peer", seed, heard)
+    print(f"{ROUNDS} rounds: {len(heard.done)} acknowledged commits found, {untold} that nobody was told of")
+    assert heard.done, "no commit in any round: nothing was shown"

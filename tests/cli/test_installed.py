@@ -1,0 +1,111 @@
+"""The command zodb-dht as the wheel installs it, on a directory that Python wrote. (Its own tests: cmd/zodb-dht.)"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transaction
+from persistent.mapping import PersistentMapping
+from ZODB.DB import DB
+from ZODB.utils import maxtid, oid_repr, readable_tid_repr, z64
+
+from zodb_dht import DHTStorage
+
+DONE, FAILED, USAGE, CORRUPT = 0, 1, 2, 5
+
+
+def zodb_dht(*args: object) -> subprocess.CompletedProcess[str]:
+    command = shutil.which("zodb-dht", path=str(Path(sys.executable).parent)) or shutil.which("zodb-dht")
+    assert command is not None, "the wheel installs zodb-dht beside Python"
+    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, check=False)
+
+
+def answer(*args: object) -> Any:
+    done = zodb_dht(*args, "--json")
+    assert (done.returncode, done.stderr) == (DONE, ""), done
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Path:
+    """Three transactions: the root, a mapping in it, the mapping changed."""
+    db = DB(DHTStorage(str(tmp_path / "peer")))
+    conn = db.open()
+    conn.root()["a"] = PersistentMapping(text="first")
+    transaction.get().note("a mapping\nis made")
+    transaction.commit()
+    conn.root()["a"]["text"] = "second"
+    transaction.commit()
+    conn.close()
+    db.close()
+    return tmp_path / "peer"
+
+
+def test_what_python_wrote_is_sound_and_counted(peer: Path) -> None:
+    status, report = answer("status", peer), answer("verify", peer)
+    assert (status["objects"], status["records"]) == (2, 4)
+    assert report["sound"] and (report["records"], report["transactions"]) == (4, 3)
+    assert report["digest"] == status["digest"] and report["last_tid"] == status["last_tid"]
+
+
+def test_dump_gives_the_bytes_that_the_storage_gives(peer: Path) -> None:
+    storage = DHTStorage(str(peer))
+    try:
+        data, tid, _ = storage.loadBefore(z64, maxtid)
+        history = storage.history(z64, 10)
+    finally:
+        storage.close()
+    dumped = answer("dump", peer, "0")
+    assert base64.b64decode(dumped["data"]) == data
+    assert (
+        dumped["tid"] == readable_tid_repr(tid).split()[0] and dumped["class"] == "persistent.mapping.PersistentMapping"
+    )
+    assert dumped["oid"] == oid_repr(z64)
+    assert [h["tid"] for h in answer("history", peer, "0x00")] == [f"0x{h['tid'].hex()}" for h in history]
+
+
+def test_a_description_of_several_lines_stays_on_one(peer: Path) -> None:
+    lines = zodb_dht("history", peer, 0).stdout.splitlines()
+    assert len(lines) == 2 and "a mapping is made" in lines[0]
+
+
+def test_a_directory_in_use_names_the_process(peer: Path) -> None:
+    storage = DHTStorage(str(peer))
+    try:
+        done = zodb_dht("verify", peer)
+    finally:
+        storage.close()
+    assert done.returncode == FAILED and re.search(rf"\b{os.getpid()}\b", done.stderr), done
+
+
+def test_init_makes_a_peer_that_python_opens(tmp_path: Path) -> None:
+    assert answer("init", tmp_path / "new") == {"created": True, "path": str(tmp_path / "new")}
+    DB(DHTStorage(str(tmp_path / "new"))).close()
+    assert answer("status", tmp_path / "new")["objects"] == 1
+    assert zodb_dht("init", tmp_path / "new").returncode == FAILED
+
+
+def test_damage_is_exit_5(peer: Path) -> None:
+    for table in (peer / "db").glob("*.sst"):
+        data = bytearray(table.read_bytes())
+        data[len(data) // 3] ^= 0x10
+        table.write_bytes(data)
+    done = zodb_dht("verify", peer)
+    assert done.returncode == CORRUPT, done
+
+
+def test_a_mistake_is_exit_2() -> None:
+    assert zodb_dht("verfy").returncode == USAGE
+
+
+def test_no_progress_without_a_terminal(peer: Path) -> None:
+    assert zodb_dht("verify", peer).stderr == ""

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -197,15 +198,34 @@ func (l *pebbleLog) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(
 func (l *pebbleLog) Errorf(format string, args ...any) { l.log.Error(fmt.Sprintf(format, args...)) }
 
 // Fatalf must not return, by Pebble's contract: what called it holds Pebble's locks and would go on with a lost write. It
-// poisons the node and parks the goroutine for good.
+// poisons the node. Then it panics if the write is ours, whose caller recovers, so that a client's thread is not lost; a
+// goroutine of Pebble's own is parked for good.
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	err := fmt.Errorf("%w: %s", ErrBroken, fmt.Errorf(format, args...))
+	err := fmt.Errorf("%w: %w", ErrBroken, fmt.Errorf(format, args...))
 	l.broken(err)
 	select {
 	case l.fatal <- err:
 	default:
 	}
+	if calledByUs() {
+		panic(err)
+	}
 	select {}
+}
+
+// calledByUs looks for this project's own write paths, which recover, among the callers.
+func calledByUs() bool {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "replica.(*Replica).drive") || strings.HasSuffix(f.Function, "node.(*Node).guarded") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 func (l *pebbleLog) events() *pebble.EventListener {

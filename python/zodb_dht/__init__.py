@@ -1,0 +1,29 @@
+"""zodb_dht: a ZODB storage without a central server.
+
+DHTStorage is loaded on first use; the native library when a storage is opened, not before: a fork after that hangs the
+child.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .storage import DHTStorage
+
+__all__ = ["DHTStorage", "version"]
+
+
+def version() -> str:
+    """The installed package's version."""
+    from importlib.metadata import version as installed
+
+    return installed("zodb_dht")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DHTStorage":
+        from .storage import DHTStorage
+
+        return DHTStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

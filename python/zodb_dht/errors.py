@@ -1,0 +1,208 @@
+"""What can go wrong, each kind a class of its own, and the table that gives each code of the native core its class.
+
+A caller may act on the class: `transaction` repeats what is a TransientError and nothing else, so that a class whose
+outcome is unknown (InDoubt) never is one. All of them pickle: they cross process borders in ZEO and multiprocessing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transaction.interfaces import TransientError
+from ZODB.POSException import (
+    ConflictError,
+    POSKeyError,
+    ReadConflictError,
+    ReadOnlyError,
+    StorageError,
+    StorageTransactionError,
+    TransactionTooLargeError,
+    Unsupported,
+)
+
+__all__ = [
+    "CODES",
+    "Broken",
+    "Busy",
+    "Closed",
+    "ConflictError",
+    "Corrupt",
+    "DHTError",
+    "InDoubt",
+    "InUse",
+    "NewerFormat",
+    "NotAPeerDirectory",
+    "OptionError",
+    "POSKeyError",
+    "PermissionDenied",
+    "ReadConflictError",
+    "ReadOnlyError",
+    "Regressed",
+    "StorageTransactionError",
+    "TooLarge",
+    "TooOld",
+    "Unavailable",
+    "Unsupported",
+    "Usage",
+    "VoteLost",
+    "WrongPhase",
+    "WrongProcess",
+    "WrongType",
+    "make_error",
+]
+
+
+class DHTError(StorageError):
+    """Base of the errors that ZODB has no class for. `details` is what the core said besides the message."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+    @property
+    def oid(self) -> bytes | None:
+        """The object concerned, if it is one."""
+        return self.details.get("oid")
+
+    @property
+    def tid(self) -> bytes | None:
+        """The transaction or revision concerned, if it is one."""
+        return self.details.get("tid")
+
+
+class Unavailable(DHTError, TransientError):
+    """No majority, or no holder of the bytes, answered in time. Nothing was written; a repetition may succeed."""
+
+
+class Busy(Unavailable):
+    """Another transaction held an object longer than `vote-wait`. Nothing was written; repeat."""
+
+
+class VoteLost(DHTError, TransientError):
+    """The reservations of a voted transaction ended before its finish. It is definitely not committed; repeat."""
+
+
+class TooOld(VoteLost):
+    """The transaction was voted so long ago that its outcome is no longer told apart; it was refused. Repeat."""
+
+
+class InDoubt(DHTError):
+    """The outcome of a commit is unknown: it may or may not be in the log. Never repeat blindly: look `txn` up."""
+
+    @property
+    def txn(self) -> bytes | None:
+        """The transaction's id, for DHTStorage.outcome()."""
+        return self.details.get("txn")
+
+
+class Corrupt(DHTError):
+    """Bytes on disk are not those that were written; other records stay readable."""
+
+    @property
+    def cid(self) -> str | bytes | None:
+        """The content address that the bytes should have."""
+        return self.details.get("cid") or self.details.get("hash")
+
+    @property
+    def file(self) -> str | None:
+        """The file, where the damage can't be given to one record."""
+        return self.details.get("file")
+
+
+class Broken(DHTError):
+    """The peer met an error it must not go on after (a failed write, a panic). Close it, look at the cause, reopen."""
+
+
+class Closed(DHTError):
+    """The storage was closed."""
+
+
+class WrongProcess(DHTError):
+    """The storage was opened in a parent process; a forked child opens its own."""
+
+
+class InUse(DHTError):
+    """Another process serves the peer directory."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that has it; None or 0 if it did not say."""
+        return self.details.get("pid")
+
+
+class NewerFormat(DHTError):
+    """A newer program wrote the peer directory; nothing in it was touched."""
+
+
+class NotAPeerDirectory(DHTError):
+    """The path is a file, or a directory of something else, or there is nothing and `create` is off."""
+
+
+class PermissionDenied(DHTError):
+    """The operating system refused access to the peer directory."""
+
+
+class Usage(DHTError, ValueError):
+    """A value that can't be meant."""
+
+
+class OptionError(Usage):
+    """A misspelt option, or one out of its range; the text names it."""
+
+
+class WrongType(Usage, TypeError):
+    """A value of the wrong type, such as record data that is not bytes."""
+
+
+class TooLarge(DHTError, TransactionTooLargeError):
+    """An object or a transaction over the limit."""
+
+
+class WrongPhase(StorageTransactionError):
+    """A call that is not legal in the transaction's phase, such as store after tpc_vote. It changed nothing."""
+
+
+class Regressed(DHTError):
+    """A restored transaction's tid does not rise above the last one."""
+
+
+CODES: dict[str, Any] = {
+    "not_found": POSKeyError,
+    # The object exists, but not at the reader's snapshot: as with ZODB's own adapter a repetition helps.
+    "no_revision": ReadConflictError,
+    "conflict": ConflictError,
+    "read_conflict": ReadConflictError,
+    "unavailable": Unavailable,
+    "busy": Busy,
+    "vote_lost": VoteLost,
+    "in_doubt": InDoubt,
+    "corrupt": Corrupt,
+    "broken": Broken,
+    "closed": Closed,
+    "wrong_process": WrongProcess,
+    "read_only": ReadOnlyError,
+    "in_use": InUse,
+    "newer_format": NewerFormat,
+    "not_a_directory": NotAPeerDirectory,
+    "permission": PermissionDenied,
+    "usage": Usage,
+    "too_large": TooLarge,
+    "too_old": TooOld,
+    "regressed": Regressed,
+}
+
+
+def make_error(code: str, message: str, details: dict[str, Any]) -> Exception:
+    """The exception for an error of the core; the core calls this and raises what it returns."""
+    cls = CODES.get(code, Broken)
+    error: Exception
+    if issubclass(cls, POSKeyError):
+        error = cls(details.get("oid") or message)
+    elif issubclass(cls, ConflictError):
+        serials = (details["serial"], details["tid"]) if "serial" in details and "tid" in details else None
+        error = cls(message, oid=details.get("oid"), serials=serials)
+    elif issubclass(cls, DHTError):
+        error = cls(message if code in CODES else f"{code}: {message}", **details)
+    else:
+        error = cls(message)
+    return error

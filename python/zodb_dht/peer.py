@@ -1,0 +1,72 @@
+"""One open peer and what the storages on it share: its oids, and the order in which commits are announced."""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+from .errors import Closed
+from .native import Node
+
+OIDS_AT_ONCE = 1000
+"""A reservation of oids is a log entry; those not used when the process ends are lost, as ZODB allows."""
+
+p64 = struct.Struct(">Q").pack
+_unpack = struct.Struct(">Q").unpack
+
+
+def u64(b: bytes) -> int:
+    """The number in eight bytes."""
+    n: int = _unpack(b)[0]
+    return n
+
+
+class Peer:
+    """An open node, counted: it closes with the last storage on it."""
+
+    def __init__(self, node: Node, path: str) -> None:
+        self.node = node
+        self.path = path
+        # Held by a finish that has a callback, from before its commit until it is published, and by whoever asks the
+        # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
+        # Reentrant, since the callback may read. First of all locks; never taken by loads of views.
+        self.head = threading.RLock()
+        # Guards the oid range and the count of users. Held across the reservation of a range; nothing else waits in it.
+        self._lock = threading.Lock()
+        self._next = self._end = 0
+        self._users = 1
+
+    def new_oid(self) -> bytes:
+        """An oid nobody was given before."""
+        with self._lock:
+            if self._next == self._end:
+                self._next = self.node.new_oids(OIDS_AT_ONCE)
+                self._end = self._next + OIDS_AT_ONCE
+            n = self._next
+            self._next = n + 1
+        return p64(n)
+
+    def used_oid(self, oid: bytes) -> None:
+        """Never hand out oid, nor one below it, from the range at hand: it was written without being asked for here."""
+        n = u64(oid)
+        if not self._next <= n < self._end:  # nearly always; _next only rises within a range, so a race is harmless
+            return
+        with self._lock:
+            if self._next <= n < self._end:
+                self._next = n + 1
+
+    def share(self) -> Peer:
+        """One user more."""
+        with self._lock:
+            if not self._users:
+                raise Closed(f"{self.path}: the storage was closed")
+            self._users += 1
+        return self
+
+    def close(self) -> None:
+        """One user less."""
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            self.node.close()

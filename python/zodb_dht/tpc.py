@@ -1,0 +1,242 @@
+"""Two-phase commit: a transaction in progress is an object of its phase, with the methods that are legal in it.
+
+    Begun --vote--> Voted --finish--> (gone)
+      any failure of vote or finish --> Failed; abort is legal in each
+
+Nothing is locked by tpc_begin: transactions of several threads overlap, found by the transaction object. The core
+reserves what a transaction writes at its vote, and the log's Apply decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ZODB.ConflictResolution import tryToResolveConflict
+from ZODB.utils import oid_repr, readable_tid_repr, z64
+
+from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, Unsupported, WrongPhase
+from .peer import Peer
+
+Transform = Callable[[bytes], bytes]
+Callback = Callable[[bytes], object]
+
+
+class Phase:
+    """A transaction in a phase; what a subclass does not override is not legal in it."""
+
+    name = ""
+
+    def __init__(self, peer: Peer, transaction: Any) -> None:
+        self.peer = peer
+        self.transaction = transaction  # also keeps its id() from being given to another
+        self.txn_id = os.urandom(16)
+
+    def _illegal(self, what: str) -> WrongPhase:
+        return WrongPhase(f"{what}: the transaction is {self.name}")
+
+    def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
+        raise self._illegal("store")
+
+    def restore(self, oid: bytes, data: bytes | None) -> None:
+        raise self._illegal("restore")
+
+    def check(self, oid: bytes, serial: bytes) -> None:
+        raise self._illegal("checkCurrentSerialInTransaction")
+
+    def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
+        raise self._illegal("tpc_vote")
+
+    def finish(self, func: Callback | None) -> bytes:
+        raise self._illegal("tpc_finish")
+
+    def abort(self) -> None:
+        """Forget the transaction; legal in every phase."""
+        self.peer.node.abort(self.txn_id)
+
+
+class Begun(Phase):
+    """It collects what shall be written and what was read."""
+
+    name = "not voted yet"
+
+    def __init__(self, peer: Peer, transaction: Any) -> None:
+        super().__init__(peer, transaction)
+        self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
+        self.reads: dict[bytes, bytes] = {}  # serial by oid
+        self.forced: set[bytes] = set()  # restored, so written over whatever is current
+
+    def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
+        if serial == z64:
+            self.peer.used_oid(oid)
+        self.forced.discard(oid)
+        self.writes[oid] = (oid, serial, data)
+
+    def restore(self, oid: bytes, data: bytes | None) -> None:
+        if data is None:
+            raise Unsupported(f"restore: a deletion of oid {oid_repr(oid)} needs the tid of its transaction")
+        self.store(oid, z64, data)
+        self.forced.add(oid)
+
+    def check(self, oid: bytes, serial: bytes) -> None:
+        self.reads[oid] = serial
+
+    def abort(self) -> None:
+        pass  # the core has not heard of it
+
+    def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
+        return Voted(self), self._reserve(transform, untransform)
+
+    def _reserve(self, transform: Transform, untransform: Transform) -> list[bytes]:
+        """Let the core reserve everything; returns the oids whose conflicts were resolved."""
+        conflicts = self._ask()
+        if not conflicts:
+            return []
+        resolved = []
+        for oid, base, committed, committed_data, base_data in conflicts:
+            data = self.writes[oid][2]
+            if oid not in self.forced:
+                data = _resolve(oid, base, committed, data, committed_data, base_data, transform, untransform)
+                resolved.append(oid)
+            self.writes[oid] = (oid, committed, data)
+        # The conflicting objects are reserved, too: a second disagreement means that the reservations were lost.
+        for oid, base, committed, _, _ in self._ask():
+            raise ConflictError(oid=oid, serials=(committed, base), data=self.writes[oid][2])
+        return resolved
+
+    def _ask(self) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
+        try:
+            return self.peer.node.vote(
+                self.txn_id, *metadata(self.transaction), list(self.writes.values()), list(self.reads.items())
+            )
+        except ReadConflictError as e:
+            if e.oid in self.reads and e.serials is None:
+                e.serials = (z64, self.reads[e.oid])
+            raise
+
+
+class Voted(Phase):
+    """The core has everything and promised that it can be committed."""
+
+    name = "voted"
+
+    def __init__(self, begun: Begun) -> None:
+        super().__init__(begun.peer, begun.transaction)
+        self.txn_id = begun.txn_id
+
+    def finish(self, func: Callback | None) -> bytes:
+        node = self.peer.node
+        if func is None:
+            return node.finish(self.txn_id, False)
+        with self.peer.head:
+            tid = node.finish(self.txn_id, True)
+            try:
+                func(tid)
+            finally:
+                node.publish(tid)
+        return tid
+
+
+class Restoring(Begun):
+    """A transaction that keeps the tid it has elsewhere: what it restores is not compared with what is current."""
+
+    def __init__(self, peer: Peer, transaction: Any, tid: bytes, status: str) -> None:
+        super().__init__(peer, transaction)
+        self.tid = tid
+        self.status = status
+        self.copies: list[tuple[bytes, bytes | None]] = []
+
+    def restore(self, oid: bytes, data: bytes | None) -> None:
+        self.peer.used_oid(oid)
+        self.copies.append((oid, data))
+
+    def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
+        last = self.peer.node.last_tid()
+        if self.tid <= last:
+            mine, theirs = readable_tid_repr(self.tid), readable_tid_repr(last)
+            raise Regressed(f"tid {mine} does not rise above the last transaction's, {theirs}", tid=self.tid)
+        resolved: list[bytes] = []
+        if self.writes or self.reads:  # stored with a tid given: reserved like any other, until they are copied
+            resolved = self._reserve(transform, untransform)
+        return RestoreVoted(self), resolved
+
+
+class RestoreVoted(Voted):
+    """A copy of a transaction that is ready to be written."""
+
+    def __init__(self, begun: Restoring) -> None:
+        super().__init__(begun)
+        self.tid = begun.tid
+        self.status = begun.status
+        self.copies = begun.copies + [(oid, data) for oid, _, data in begun.writes.values()]
+        self.reserved = bool(begun.writes or begun.reads)
+
+    def finish(self, func: Callback | None) -> bytes:
+        node = self.peer.node
+        with self.peer.head:
+            # An id of its own: txn_id names the reservation, which is given back.
+            node.restore(os.urandom(16), self.tid, self.status, *metadata(self.transaction), self.copies)
+            node.drain()
+            if func is not None:
+                func(self.tid)
+        self.abort()
+        return self.tid
+
+    def abort(self) -> None:
+        if self.reserved:
+            super().abort()
+
+
+class Failed(Phase):
+    """Its vote or finish raised; what is left is to abort it."""
+
+    name = "failed, abort it"
+
+    def __init__(self, before: Phase) -> None:
+        super().__init__(before.peer, before.transaction)
+        self.txn_id = before.txn_id
+
+
+class _Answer:
+    """What tryToResolveConflict asks of a storage, answered by what the vote returned."""
+
+    def __init__(self, base_data: bytes | None, transform: Transform, untransform: Transform) -> None:
+        self._base_data = base_data
+        self._crs_transform_record_data = transform
+        self._crs_untransform_record_data = untransform
+
+    def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
+        if self._base_data is None:
+            raise POSKeyError(oid)
+        return self._base_data
+
+
+def _resolve(
+    oid: bytes,
+    base: bytes,
+    committed: bytes,
+    data: bytes,
+    committed_data: bytes,
+    base_data: bytes | None,
+    transform: Transform,
+    untransform: Transform,
+) -> bytes:
+    """The data to store in place of `data`; ConflictError."""
+    if base == z64 or committed == z64 or base_data is None:
+        # Created twice, or gone, or its base was packed: without three states there is nothing to resolve, and
+        # tryToResolveConflict would log a traceback for it.
+        raise ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
+    answer = _Answer(base_data, transform, untransform)
+    resolved: bytes = tryToResolveConflict(answer, oid, committed, base, data, committed_data)
+    return resolved
+
+
+def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
+    """(user, description, extension pickle) of an IStorageTransactionMetaData."""
+    user, description = transaction.user, transaction.description
+    if isinstance(user, str):
+        user = user.encode()
+    if isinstance(description, str):
+        description = description.encode()
+    return user, description, transaction.extension_bytes

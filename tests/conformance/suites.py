@@ -1,0 +1,89 @@
+"""Which of ZODB's own suites run on DHTStorage, and which of their tests wait for undo, pack and blobs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TypeVar
+
+from ZODB.tests import (
+    BasicStorage,
+    ConflictResolution,
+    HistoryStorage,
+    IteratorStorage,
+    MTStorage,
+    PackableStorage,
+    PersistentStorage,
+    ReadOnlyStorage,
+    RecoveryStorage,
+    RevisionStorage,
+    Synchronization,
+    TransactionalUndoStorage,
+    racetest,
+    testMVCCMappingStorage,
+    testZODB,
+)
+
+PREFIXES = ("test", "check")
+"""ZODB's tests are named either way; unittest and pytest know the first only."""
+
+SUITES: tuple[type, ...] = (
+    BasicStorage.BasicStorage,
+    racetest.RaceTests,
+    Synchronization.SynchronizedStorage,
+    MTStorage.MTStorage,
+    ConflictResolution.ConflictResolvingStorage,
+    testMVCCMappingStorage.MVCCTests,
+    PersistentStorage.PersistentStorage,
+    IteratorStorage.IteratorStorage,
+    IteratorStorage.ExtendedIteratorStorage,
+    ReadOnlyStorage.ReadOnlyStorage,
+    RecoveryStorage.RecoveryStorage,
+    RevisionStorage.RevisionStorage,
+    HistoryStorage.HistoryStorage,
+    testZODB.ZODBTests,
+)
+
+# Tests of the suites above that can't run yet.
+WAITING: dict[str, str] = {
+    "IteratorStorage.testUndoZombie": "undo",
+    "RevisionStorage.testLoadBeforeUndo": "undo",
+    "RecoveryStorage.testRestoreAcrossPack": "pack and undo",
+    "RecoveryStorage.testPackWithGCOnDestinationAfterRestore": "pack",
+    "RecoveryStorage.testRestoreWithMultipleObjectsInUndoRedo": "undo",
+    "RecoveryStorage.testRestoreWithMultipleUndoRedo": "undo",
+    "ZODBTests.testMultipleUndoInOneTransaction": "undo",
+}
+
+# Suites about nothing but what can't run yet; ZODB.tests.testblob.storage_reusable_suite, for blobs, is a function.
+WAITING_SUITES: dict[type, str] = {
+    ConflictResolution.ConflictResolvingTransUndoStorage: "undo",
+    TransactionalUndoStorage.TransactionalUndoStorage: "undo",
+    PackableStorage.PackableStorageWithOptionalGC: "pack",
+    PackableStorage.PackableUndoStorage: "pack and undo",
+}
+
+
+def tests_of(suite: type) -> list[str]:
+    """The names of a suite's tests, inherited ones included."""
+    return [n for n, _ in inspect.getmembers(suite, inspect.isfunction) if n.startswith(PREFIXES)]
+
+
+def suite_of(case: type, name: str) -> type | None:
+    """The suite that a test case has this test from."""
+    for suite in case.__mro__:
+        if name in vars(suite):
+            return suite if suite in SUITES else None
+    return None
+
+
+Case = TypeVar("Case", bound=type)
+
+
+def with_checks(case: Case) -> Case:
+    """Make a test case's check* tests known to the runner, each as test_check*; nothing is overridden."""
+    for name in tests_of(case):
+        if name.startswith("check"):
+            alias = f"test_{name}"
+            assert not hasattr(case, alias)
+            setattr(case, alias, getattr(case, name))
+    return case

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Requests and answers; oids, tids and counts are u64 big-endian as ZODB has them, lengths u32 little-endian, "bytes" a
+// length and that many bytes, "?bytes" the length 2^32-1 for None. bridge.c is the other end, built from the same tree.
+//
+//	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
+//	load_serial   oid, tid                  -> bytes
+//	load_many     at, oid ...               -> per oid: tid (0: none), bytes
+//	prefetch      at, oid ...               -> nothing
+//	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
+//	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
+//	stats         -                         -> JSON
+//	new_oids      count                     -> oid
+//	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
+//	                                        -> per conflict: oid, base, committed, bytes, ?bytes
+//	finish        txn id 16, hold 1         -> tid
+//	publish       tid                       -> nothing
+//	abort         txn id 16                 -> nothing
+//	restore       txn id 16, tid, status 1, bytes user, description, extension, count 8 x (oid, ?bytes) -> nothing
+//	outcome       txn id 16                 -> verdict 1 (1 committed, 2 refused), tid | nothing: unknown
+//	advance       prev                      -> now, known 1, per change: oid, tid
+type request struct {
+	b   []byte
+	err error
+}
+
+const none = 1<<32 - 1
+
+var errRequest = errors.New("a request of the extension is cut off")
+
+func (r *request) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.err, r.b = errRequest, nil
+		return make([]byte, max(0, min(n, 16)))
+	}
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *request) uint64() uint64 { return binary.BigEndian.Uint64(r.take(8)) }
+func (r *request) byte() byte     { return r.take(1)[0] }
+func (r *request) oid() zodb.Oid  { return zodb.Oid(r.uint64()) }
+
+// tid clamps what no transaction can have: ZODB asks for "the newest" by all ones, too.
+func (r *request) tid() zodb.Tid { return min(zodb.Tid(r.uint64()), zodb.MaxTid) }
+
+func (r *request) id() zodb.TxnID { return zodb.TxnID(r.take(16)) }
+
+func (r *request) bytes() ([]byte, bool) {
+	n := binary.LittleEndian.Uint32(r.take(4))
+	if n == none {
+		return nil, false
+	}
+	b := r.take(int(n))
+	return b[:min(len(b), int(n))], true
+}
+
+func (r *request) field() []byte { b, _ := r.bytes(); return b }
+
+func (r *request) oids() []zodb.Oid {
+	oids := make([]zodb.Oid, len(r.b)/8)
+	for i := range oids {
+		oids[i] = r.oid()
+	}
+	return oids
+}
+
+func u64[T ~uint64](dst []byte, v T) []byte { return binary.BigEndian.AppendUint64(dst, uint64(v)) }
+
+// service makes calls on one node. op is one of bridge.h's.
+type service struct{ n *node.Node }
+
+func (s service) loadBefore(ctx context.Context, r *request) ([]byte, error) {
+	oid, before := r.oid(), r.tid()
+	if r.err != nil || before == 0 {
+		return nil, r.err
+	}
+	rev, err := s.n.Load(ctx, oid, min(before-1, s.n.Visible()))
+	if errors.Is(err, index.ErrNoRevision) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load oid %s before tid %s: %w", oid, before, err)
+	}
+	dst := make([]byte, 0, 20+len(rev.Data))
+	return appendBytes(u64(u64(dst, rev.Tid), rev.Next), rev.Data), nil
+}
+
+func (s service) loadSerial(ctx context.Context, r *request) ([]byte, error) {
+	oid, tid := r.oid(), r.tid()
+	rev, err := s.n.LoadSerial(ctx, oid, tid)
+	if err != nil {
+		return nil, fmt.Errorf("load oid %s at tid %s: %w", oid, tid, err)
+	}
+	return appendBytes(nil, rev.Data), nil
+}
+
+func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, error) {
+	at := min(r.tid(), s.n.Visible())
+	revs, errs := s.n.LoadBatch(ctx, r.oids(), at)
+	var dst []byte
+	for i := range revs {
+		err := errs[i]
+		if errors.Is(err, index.ErrNotFound) || errors.Is(err, index.ErrNoRevision) {
+			revs[i], err = index.Revision{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if data {
+			dst = appendBytes(u64(dst, revs[i].Tid), revs[i].Data)
+		}
+	}
+	return dst, nil
+}
+
+func (s service) history(ctx context.Context, r *request) ([]byte, error) {
+	oid, size := r.oid(), r.uint64()
+	revs, err := s.n.History(ctx, oid, int(min(size, 1<<31)))
+	if err != nil {
+		return nil, fmt.Errorf("history of oid %s: %w", oid, err)
+	}
+	var dst []byte
+	for _, rev := range revs {
+		if rev.Tid > s.n.Visible() {
+			continue
+		}
+		hs, err := s.n.Transactions(ctx, rev.Tid, rev.Tid, 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(hs) != 1 {
+			return nil, &index.Corrupt{Oid: oid, Tid: rev.Tid, Cause: errors.New("its transaction is missing")}
+		}
+		dst = u64(u64(dst, rev.Tid), uint64(rev.Size))
+		dst = appendFields(dst, &hs[0])
+	}
+	return dst, nil
+}
+
+func appendFields(dst []byte, h *index.Header) []byte {
+	return appendBytes(appendBytes(appendBytes(dst, h.User), h.Description), h.Extension)
+}
+
+func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
+	start, stop, limit := r.tid(), r.tid(), r.uint64()
+	hs, err := s.n.Transactions(ctx, start, stop, int(min(limit, 1<<20)))
+	var dst []byte
+	for i := range hs {
+		dst = append(u64(dst, hs[i].Tid), hs[i].Status)
+		dst = u64(appendFields(dst, &hs[i]), uint64(len(hs[i].Oids)))
+		for _, oid := range hs[i].Oids {
+			dst = u64(dst, oid)
+		}
+	}
+	return dst, err
+}
+
+func (s service) stats() ([]byte, error) {
+	st := s.n.Stats()
+	return json.Marshal(map[string]any{
+		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
+		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
+	})
+}
+
+func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
+	t := zodb.Txn{ID: r.id(), Status: ' '}
+	t.User, t.Description, t.Extension = r.field(), r.field(), r.field()
+	n := r.uint64()
+	if n > uint64(len(r.b)) {
+		return nil, errRequest
+	}
+	t.Writes = make([]zodb.Write, n)
+	for i := range t.Writes {
+		w := &t.Writes[i]
+		w.Oid, w.Base, w.Kind, w.Data = r.oid(), zodb.Tid(r.uint64()), zodb.WriteData, r.field()
+		w.Hash = block.Sum(w.Data)
+	}
+	n = r.uint64()
+	if n > uint64(len(r.b)) || r.err != nil {
+		return nil, errRequest
+	}
+	t.Reads = make([]zodb.Read, n)
+	for i := range t.Reads {
+		t.Reads[i] = zodb.Read{Oid: r.oid(), Serial: zodb.Tid(r.uint64())}
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	conflicts, err := s.n.Vote(ctx, &t)
+	var dst []byte
+	for _, c := range conflicts {
+		dst = appendBytes(u64(u64(u64(dst, c.Oid), c.Base), c.Committed), c.CommittedData)
+		if c.BaseData == nil {
+			dst = binary.LittleEndian.AppendUint32(dst, none)
+		} else {
+			dst = appendBytes(dst, c.BaseData)
+		}
+	}
+	return dst, err
+}
+
+func (s service) restore(ctx context.Context, r *request) ([]byte, error) {
+	t := zodb.Txn{ID: r.id(), Tid: zodb.Tid(r.uint64()), Status: r.byte()}
+	t.User, t.Description, t.Extension = r.field(), r.field(), r.field()
+	n := r.uint64()
+	if n > uint64(len(r.b)) || r.err != nil {
+		return nil, errRequest
+	}
+	t.Writes = make([]zodb.Write, n)
+	for i := range t.Writes {
+		w := &t.Writes[i]
+		w.Oid, w.Kind = r.oid(), zodb.WriteData
+		var ok bool
+		if w.Data, ok = r.bytes(); !ok {
+			w.Kind = zodb.WriteDelete
+		} else {
+			w.Hash = block.Sum(w.Data)
+		}
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return nil, s.n.Restore(ctx, &t)
+}
+
+func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {
+	o, ok, err := s.n.Outcome(ctx, r.id())
+	if err != nil || !ok {
+		return nil, err
+	}
+	if o.Verdict == index.Committed {
+		return u64([]byte{1}, o.Tid), nil
+	}
+	return u64([]byte{2}, zodb.Tid(0)), nil
+}
+
+func (s service) advance(ctx context.Context, r *request) ([]byte, error) {
+	now, changed, known, err := s.n.Advance(ctx, zodb.Tid(r.uint64()))
+	if err != nil {
+		return nil, err
+	}
+	dst := u64(make([]byte, 0, 9+16*len(changed)), now)
+	if !known {
+		return append(dst, 0), nil
+	}
+	dst = append(dst, 1)
+	for _, c := range changed {
+		dst = u64(u64(dst, c.Oid), c.Tid)
+	}
+	return dst, nil
+}

@@ -16,6 +16,11 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // as main does
+	os.Exit(m.Run())
+}
+
 // command runs one command line.
 func command(args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
 )
 
 const helpText = `zodb-dht: make, inspect and check the directory of a ZODB peer
@@ -120,13 +122,18 @@ func exactly(names ...string) cobra.PositionalArgs {
 func exitCode(err error) int {
 	var usage usageError
 	var corrupt *index.Corrupt
+	var doubt *replica.InDoubt
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, node.ErrUsage):
 		return exitUsage
 	case errors.Is(err, errDamaged), errors.As(err, &corrupt):
 		return exitCorrupt
+	case errors.As(err, &doubt):
+		return exitInDoubt
+	case errors.Is(err, replica.ErrUnavailable):
+		return exitNoMajority
 	}
 	return exitFailed
 }

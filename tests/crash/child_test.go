@@ -27,6 +27,7 @@ type order struct {
 }
 
 func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // node.Verify on damage: each damaged block with Pebble's stack traces
 	if raw := os.Getenv(childEnv); raw != "" {
 		var o order
 		err := json.Unmarshal([]byte(raw), &o)

@@ -74,6 +74,36 @@ func TestNothingAcknowledgedIsLostByKill9(t *testing.T) {
 	}
 }
 
+// The file "format" is written last when a directory is made: a kill before it leaves nothing, one after it a peer.
+func TestADirectoryWhoseMakingWasKilledCanBeMade(t *testing.T) {
+	s := seed(t)
+	draw := rand.New(rand.NewPCG(s, 3))
+	peers := 0
+	for round := range int(envInt(t, "ZODB_DHT_SOAK_ROUNDS", defaultRounds)) / 6 {
+		dir := filepath.Join(t.TempDir(), "peer")
+		cmd, err := command(t, order{Dir: dir, Seed: s, Round: round, Threads: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Duration(draw.IntN(40_000))*time.Microsecond, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait() // killed
+		if _, err := os.Stat(filepath.Join(dir, "format")); err == nil {
+			peers++
+		}
+		n, err := open(dir)
+		if err == nil {
+			err = n.Close()
+		}
+		if err != nil {
+			t.Fatalf("seed %d, round %d, directory %s: %v", s, round, keep(t, dir), err)
+		}
+	}
+	t.Logf("%d of the killed directories were peers already", peers)
+}
+
 type tally struct{ opening, acked, inFlight, inFlightFound int }
 
 // round starts a committing process, kills it at a random moment and, mostly, checks what is left. Unchecked rounds leave

@@ -6,6 +6,8 @@ outcome is unknown (InDoubt) never is one. All of them pickle: they cross proces
 
 from __future__ import annotations
 
+import base64
+import os
 from typing import Any
 
 from transaction.interfaces import TransientError
@@ -28,6 +30,7 @@ __all__ = [
     "ConflictError",
     "Corrupt",
     "DHTError",
+    "Failed",
     "InDoubt",
     "InUse",
     "NewerFormat",
@@ -50,6 +53,10 @@ __all__ = [
     "WrongType",
     "make_error",
 ]
+
+
+CID_PREFIX = b"\x01\x55\x12\x20"
+"""CIDv1, raw, sha2-256, 32 bytes: what stands before a record's hash in its CID."""
 
 
 class DHTError(StorageError):
@@ -99,14 +106,18 @@ class Corrupt(DHTError):
     """Bytes on disk are not those that were written; other records stay readable."""
 
     @property
-    def cid(self) -> str | bytes | None:
-        """The content address that the bytes should have."""
-        return self.details.get("cid") or self.details.get("hash")
+    def cid(self) -> str | None:
+        """The content address that the record's bytes should have."""
+        digest = self.details.get("hash")
+        if not digest or self.file:
+            return None
+        return "b" + base64.b32encode(CID_PREFIX + digest).decode().lower().rstrip("=")
 
     @property
     def file(self) -> str | None:
         """The file, where the damage can't be given to one record."""
-        return self.details.get("file")
+        file = self.details.get("file")
+        return os.fsdecode(file) if file else None
 
 
 class Broken(DHTError):
@@ -132,6 +143,10 @@ class InUse(DHTError):
 
 class NewerFormat(DHTError):
     """A newer program wrote the peer directory; nothing in it was touched."""
+
+
+class Failed(DHTError):
+    """An operation failed for a reason that has no class here; the text has it. The peer goes on."""
 
 
 class NotAPeerDirectory(DHTError):
@@ -184,11 +199,14 @@ CODES: dict[str, Any] = {
     "in_use": InUse,
     "newer_format": NewerFormat,
     "not_a_directory": NotAPeerDirectory,
+    "no_peer": NotAPeerDirectory,
     "permission": PermissionDenied,
     "usage": Usage,
     "too_large": TooLarge,
     "too_old": TooOld,
     "regressed": Regressed,
+    "interrupted": Unavailable,
+    "failed": Failed,
 }
 
 
@@ -199,7 +217,7 @@ def make_error(code: str, message: str, details: dict[str, Any]) -> Exception:
     if issubclass(cls, POSKeyError):
         error = cls(details.get("oid") or message)
     elif issubclass(cls, ConflictError):
-        serials = (details["serial"], details["tid"]) if "serial" in details and "tid" in details else None
+        serials = (details["committed"], details["serial"]) if {"committed", "serial"} <= details.keys() else None
         error = cls(message, oid=details.get("oid"), serials=serials)
     elif issubclass(cls, DHTError):
         error = cls(message if code in CODES else f"{code}: {message}", **details)

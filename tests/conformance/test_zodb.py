@@ -21,6 +21,7 @@ from ZODB.tests import (
     testMVCCMappingStorage,
     testZODB,
 )
+
 from zodb_dht import DHTStorage
 
 from .suites import with_checks

@@ -1,0 +1,39 @@
+"""Raw transactions on a storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import z64
+
+Write = tuple[bytes, "bytes | None", bytes]
+"""(oid, serial, data)"""
+
+
+def begun(storage: Any, *writes: Write, **meta: Any) -> TransactionMetaData:
+    """A transaction with these writes, not voted."""
+    txn = TransactionMetaData(**meta)
+    storage.tpc_begin(txn)
+    for oid, serial, data in writes:
+        storage.store(oid, serial, data, "", txn)
+    return txn
+
+
+def commit(storage: Any, *writes: Write, **meta: Any) -> bytes:
+    """A whole transaction; its tid."""
+    txn = begun(storage, *writes, **meta)
+    try:
+        storage.tpc_vote(txn)
+        tid = storage.tpc_finish(txn)
+    except BaseException:
+        storage.tpc_abort(txn)
+        raise
+    assert type(tid) is bytes
+    return tid
+
+
+def new(storage: Any, data: bytes = b"data") -> tuple[bytes, bytes]:
+    """(oid, tid) of a new object."""
+    oid = storage.new_oid()
+    return oid, commit(storage, (oid, z64, data))

@@ -1,0 +1,268 @@
+//go:build python
+
+package main
+
+// #cgo CFLAGS: -DPy_LIMITED_API=0x030A0000 -fvisibility=hidden
+// #include <stdlib.h>
+// #include <string.h>
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+func main() {}
+
+// handles names open nodes to C, which can't hold a pointer of Go's: a slot and how often it was used. The one global of the
+// bridge: C has nothing else to find a node by.
+var handles struct {
+	slots [256]atomic.Pointer[node.Node]
+	uses  [256]atomic.Uint32
+	mu    sync.Mutex // guards giving a slot out
+}
+
+// callTimeout is the deadline of a call that brings none: longer than every wait inside.
+const callTimeout = 15 * time.Minute
+
+func handleOf(n *node.Node) (uint64, error) {
+	handles.mu.Lock()
+	defer handles.mu.Unlock()
+	for i := range handles.slots {
+		if handles.slots[i].Load() == nil {
+			use := handles.uses[i].Add(1)
+			handles.slots[i].Store(n)
+			return uint64(use)<<8 | uint64(i), nil
+		}
+	}
+	return 0, fmt.Errorf("%w: %d peer directories are open in this process", node.ErrUsage, len(handles.slots))
+}
+
+func nodeOf(h uint64) *node.Node {
+	if handles.uses[h&0xff].Load() != uint32(h>>8) {
+		return nil
+	}
+	return handles.slots[h&0xff].Load()
+}
+
+// guard ends an export that panics: that node is poisoned, and the call becomes an error.
+func guard(name string, h uint64, failed func(error)) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	err := fmt.Errorf("panic in %s: %v\n%s", name, p, debug.Stack())
+	if n := nodeOf(h); n != nil {
+		n.Poison(err)
+	}
+	failed(err)
+}
+
+// zd_try_load copies a record that is in memory; -1: not there, or larger than cap, or closed.
+//
+//export zd_try_load
+func zd_try_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint64_t) (n C.int64_t) {
+	defer guard("try_load", uint64(h), func(error) { n = -1 })
+	nd := nodeOf(uint64(h))
+	if nd == nil {
+		return -1
+	}
+	if at == 0 {
+		at = C.uint64_t(nd.Visible())
+	}
+	got, t, ok := nd.TryLoad(zodb.Oid(oid), zodb.Tid(at), unsafe.Slice((*byte)(unsafe.Pointer(buf)), int(size)))
+	if !ok {
+		return -1
+	}
+	*tid = C.uint64_t(t)
+	return C.int64_t(got)
+}
+
+// zd_visible is the last transaction that readers see; 0 if the node is closed.
+//
+//export zd_visible
+func zd_visible(h C.uint64_t) (tid C.uint64_t) {
+	defer guard("visible", uint64(h), func(error) { tid = 0 })
+	if nd := nodeOf(uint64(h)); nd != nil {
+		return C.uint64_t(nd.Visible())
+	}
+	return 0
+}
+
+// zd_call makes one call on the caller's thread. The request is C's and is not kept.
+//
+//export zd_call
+func zd_call(op C.int, h C.uint64_t, req *C.char, size C.size_t, out *C.zd_reply) {
+	fail := func(err error) { reply(out, nil, err) }
+	defer guard(opName(int(op)), uint64(h), fail)
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	data, err := call(ctx, int(op), uint64(h), unsafe.Slice((*byte)(unsafe.Pointer(req)), int(size)))
+	reply(out, data, err)
+}
+
+// waiting is a call that runs in a goroutine of its own while its thread looks for signals. C waits until it is done, also after
+// a cancel: so C's request stays as long as it is read, and C owns the goroutine.
+type waiting struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	data   []byte
+	err    error
+}
+
+var (
+	waits    sync.Map // token -> *waiting; each is removed by the zd_wait that sees its end
+	lastWait atomic.Uint64
+)
+
+// zd_start begins a call and returns a token for zd_wait.
+//
+//export zd_start
+func zd_start(op C.int, h C.uint64_t, req *C.char, size C.size_t) C.uint64_t {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	w := &waiting{cancel: cancel, done: make(chan struct{})}
+	token := lastWait.Add(1)
+	waits.Store(token, w)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(req)), int(size))
+	go func() {
+		defer close(w.done)
+		defer guard(opName(int(op)), uint64(h), func(err error) { w.err = err })
+		w.data, w.err = call(ctx, int(op), uint64(h), b)
+	}()
+	return C.uint64_t(token)
+}
+
+// zd_wait waits for a call's end, at most ms milliseconds; 0: not yet.
+//
+//export zd_wait
+func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) C.int {
+	v, ok := waits.Load(uint64(token))
+	if !ok {
+		reply(out, nil, errRequest)
+		return 1
+	}
+	w := v.(*waiting)
+	timer := time.NewTimer(time.Duration(ms) * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-w.done:
+	case <-timer.C:
+		return 0
+	}
+	w.cancel()
+	waits.Delete(uint64(token))
+	reply(out, w.data, w.err)
+	return 1
+}
+
+// zd_cancel ends a call's waiting; zd_wait still has to see its end.
+//
+//export zd_cancel
+func zd_cancel(token C.uint64_t) {
+	if v, ok := waits.Load(uint64(token)); ok {
+		v.(*waiting).cancel()
+	}
+}
+
+// reply copies into memory of malloc, which C frees.
+func reply(out *C.zd_reply, data []byte, err error) {
+	out.ok = 1
+	if err != nil {
+		out.ok, data = 0, appendError(nil, err)
+	}
+	out.len, out.data = C.uint64_t(len(data)), nil
+	if len(data) > 0 {
+		out.data = (*C.char)(C.CBytes(data))
+	}
+}
+
+func opName(op int) string { return fmt.Sprintf("call %d", op) }
+
+func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
+	r := &request{b: b}
+	if op == C.ZD_OPEN {
+		return open(ctx, r)
+	}
+	n := nodeOf(h)
+	if n == nil {
+		return nil, index.ErrClosed
+	}
+	s := service{n}
+	switch op {
+	case C.ZD_LOAD_BEFORE:
+		return s.loadBefore(ctx, r)
+	case C.ZD_LOAD_SERIAL:
+		return s.loadSerial(ctx, r)
+	case C.ZD_LOAD_MANY:
+		return s.loadMany(ctx, r, true)
+	case C.ZD_PREFETCH:
+		return s.loadMany(ctx, r, false)
+	case C.ZD_HISTORY:
+		return s.history(ctx, r)
+	case C.ZD_TRANSACTIONS:
+		return s.transactions(ctx, r)
+	case C.ZD_STATS:
+		return s.stats()
+	case C.ZD_NEW_OIDS:
+		first, err := n.NewOids(ctx, int(r.uint64()))
+		return u64(nil, first), err
+	case C.ZD_VOTE:
+		return s.vote(ctx, r)
+	case C.ZD_VOTE_NOW: // a context that has ended takes what is free and waits for nothing
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		return s.vote(now, r)
+	case C.ZD_FINISH:
+		id, hold := r.id(), r.byte() != 0
+		tid, err := n.Finish(ctx, id, hold)
+		return u64(nil, tid), err
+	case C.ZD_PUBLISH:
+		n.Publish(r.tid())
+		return nil, nil
+	case C.ZD_ABORT:
+		return nil, n.Abort(ctx, r.id())
+	case C.ZD_RESTORE:
+		return s.restore(ctx, r)
+	case C.ZD_DRAIN:
+		return nil, n.Drain(ctx)
+	case C.ZD_OUTCOME:
+		return s.outcome(ctx, r)
+	case C.ZD_ADVANCE:
+		return s.advance(ctx, r)
+	case C.ZD_CLOSE:
+		handles.slots[h&0xff].CompareAndSwap(n, nil)
+		return nil, n.Close()
+	}
+	return nil, fmt.Errorf("%w: operation %d", errRequest, op)
+}
+
+func open(ctx context.Context, r *request) ([]byte, error) {
+	path, settings := string(r.field()), r.field()
+	if r.err != nil {
+		return nil, r.err
+	}
+	cfg, err := node.ParseSettings(path, settings)
+	if err != nil {
+		return nil, err
+	}
+	n, err := node.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	h, err := handleOf(n)
+	if err != nil {
+		_ = n.Close() // the first error says more
+		return nil, err
+	}
+	return u64(nil, zodb.Oid(h)), nil
+}

@@ -25,6 +25,7 @@ static volatile int forked; // set in a child of fork, for good
 static PyObject *factory;   // makes exceptions: factory(code, message, details)
 
 #define NONE 0xffffffffu
+#define NEWEST UINT64_MAX       // as a snapshot: whatever is visible at the moment
 #define VIEW_BUFFER (32 * 1024) // a larger record takes the slow path
 #define SLICE_MS 50             // between two looks for signals
 
@@ -648,7 +649,7 @@ static void node_dealloc(PyObject *self) {
 typedef struct {
     PyObject_HEAD
     Node *node; // keeps the node open
-    uint64_t at;       // the snapshot; 0: the newest at each call, until the first advance
+    uint64_t at;       // the snapshot, or NEWEST until the first advance
     int fixed;         // advance is not allowed
     uint64_t tid;      // of tid_object: neighbours often share their transaction
     PyObject *tid_object;
@@ -668,7 +669,7 @@ METHOD(node_view) {
         PyErr_SetString(PyExc_TypeError, "view() takes at most 1 argument");
         return NULL;
     }
-    uint64_t at = 0;
+    uint64_t at = NEWEST;
     int fixed = n == 1 && args[0] != Py_None;
     if (fixed) {
         char *p;
@@ -742,7 +743,7 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
     request r = {0};
     zd_reply out;
     put(&r, p, 8);
-    put_u64(&r, v->at ? v->at + 1 : UINT64_MAX);
+    put_u64(&r, v->at == NEWEST ? NEWEST : v->at + 1);
     if (call(ZD_LOAD_BEFORE, v->node->h, &r, &out, 0) < 0) return NULL;
     if (!out.len) {
         free(out.data);
@@ -763,7 +764,7 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
 METHOD(view_load_before) {
     View *v = VIEW(self);
     if (!nargs_is(n, 2, "load_before")) return NULL;
-    if (v->at && PyBytes_Check(args[1]) && PyBytes_Size(args[1]) == 8 && as_u64(PyBytes_AsString(args[1])) > v->at + 1) {
+    if (v->at != NEWEST && PyBytes_Check(args[1]) && PyBytes_Size(args[1]) == 8 && as_u64(PyBytes_AsString(args[1])) > v->at + 1) {
         PyObject *before = tid_bytes(v->at + 1);
         if (!before) return NULL;
         PyObject *res = load_before(v->node->h, args[0], before);
@@ -779,7 +780,7 @@ METHOD(view_load_before) {
 
 static PyObject *view_prefetch(PyObject *self, PyObject *oids) {
     request r = {0};
-    put_u64(&r, VIEW(self)->at ? VIEW(self)->at : UINT64_MAX);
+    put_u64(&r, VIEW(self)->at);
     put_oids(&r, oids);
     return call_none(ZD_PREFETCH, VIEW(self)->node->h, &r, 0);
 }
@@ -792,6 +793,15 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
         PyErr_SetString(PyExc_ValueError, "a view of a fixed snapshot does not advance");
         return NULL;
     }
+    if (v->at == NEWEST) { // a new connection has nothing to forget
+        if (after_fork()) return NULL;
+        if (!v->node->h) {
+            raise_code("closed", "the peer directory is closed", NULL);
+            return NULL;
+        }
+        v->at = zd_visible(v->node->h);
+        return PyList_New(0);
+    }
     PyObject *mine = PySet_New(own); // of tids
     if (!mine) return NULL;
     put_u64(&r, v->at);
@@ -801,8 +811,8 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
     }
     answer a = {out.data, out.len, 0};
     uint64_t now = get_u64(&a);
-    int known = *get(&a, 1), first = v->at == 0;
-    PyObject *list = first || known ? PyList_New(0) : Py_NewRef(Py_None);
+    int known = *get(&a, 1);
+    PyObject *list = known ? PyList_New(0) : Py_NewRef(Py_None);
     int filter = PySet_Size(mine) > 0;
     while (list && known && a.len && !a.bad) {
         PyObject *oid = get_fixed(&a, 8), *tid = filter ? get_fixed(&a, 8) : NULL;
@@ -832,7 +842,7 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
 static PyObject *view_at(PyObject *self, void *unused) {
     (void)unused;
     if (after_fork()) return NULL;
-    return tid_bytes(VIEW(self)->at ? VIEW(self)->at : zd_visible(VIEW(self)->node->h));
+    return tid_bytes(VIEW(self)->at != NEWEST ? VIEW(self)->at : zd_visible(VIEW(self)->node->h));
 }
 
 // ---- the module ----

@@ -68,6 +68,9 @@ func guard(name string, h uint64, failed func(error)) {
 	failed(err)
 }
 
+// newest, as a snapshot, is whatever is visible at the moment.
+const newest = 1<<64 - 1
+
 // zd_try_load copies a record that is in memory; -1: not there, or larger than cap, or closed.
 //
 //export zd_try_load
@@ -77,7 +80,7 @@ func zd_try_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint6
 	if nd == nil {
 		return -1
 	}
-	if at == 0 {
+	if at == newest {
 		at = C.uint64_t(nd.Visible())
 	}
 	got, t, ok := nd.TryLoad(zodb.Oid(oid), zodb.Tid(at), unsafe.Slice((*byte)(unsafe.Pointer(buf)), int(size)))

@@ -86,10 +86,10 @@ type service struct{ n *node.Node }
 
 func (s service) loadBefore(ctx context.Context, r *request) ([]byte, error) {
 	oid, before := r.oid(), r.tid()
-	if r.err != nil || before == 0 {
+	if r.err != nil {
 		return nil, r.err
 	}
-	rev, err := s.n.Load(ctx, oid, min(before-1, s.n.Visible()))
+	rev, err := s.n.Load(ctx, oid, min(max(before, 1)-1, s.n.Visible())) // no tid is 0: nothing lies at or before it
 	if errors.Is(err, index.ErrNoRevision) {
 		return nil, nil
 	}

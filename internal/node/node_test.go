@@ -128,8 +128,8 @@ func TestAdvanceNamesWhatChangedAndWhoWroteItLast(t *testing.T) {
 	if now, changed, known, err = n.Advance(ctx, third); err != nil || !known || now != third || len(changed) != 0 {
 		t.Fatal(now, changed, known, err)
 	}
-	if _, _, known, _ = n.Advance(ctx, 0); known {
-		t.Fatal("what changed since the beginning is not told")
+	if _, changed, known, err = n.Advance(ctx, 0); err != nil || !known || len(changed) != 3 {
+		t.Fatal(changed, known, err)
 	}
 }
 

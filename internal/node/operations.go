@@ -26,7 +26,7 @@ type Operations interface {
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid
 	// Advance returns the position to read from now on, and the oids written in (prev, now], each with the tid of its last
-	// write there; known is false if they are too many (more than 100,000), or prev is 0.
+	// write there; known is false if they are too many (more than 100,000).
 	Advance(ctx context.Context, prev zodb.Tid) (now zodb.Tid, changed []index.Change, known bool, err error)
 	Stats() index.Stats
 

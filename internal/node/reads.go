@@ -121,8 +121,8 @@ func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Ch
 	}
 	defer n.calls.RUnlock()
 	now := n.Visible()
-	if prev == 0 || prev >= now {
-		return max(prev, now), nil, prev != 0, nil
+	if prev >= now {
+		return prev, nil, true, nil
 	}
 	n.mu.Lock()
 	txns, ok := n.mu.changes.between(prev, now)

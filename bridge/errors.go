@@ -25,6 +25,16 @@ func tidDetail(key string, t zodb.Tid) detail { return detail{key: key, bytes: t
 // errWrongProcess is the forked child's; C answers with it, too.
 var errWrongProcess = errors.New("opened in another process, before a fork: open it again in this one")
 
+// about is an error with the oid that the caller asked for: POSKeyError carries it.
+type about struct {
+	oid zodb.Oid
+	error
+}
+
+func (e *about) Unwrap() error { return e.error }
+
+func aboutOid(oid zodb.Oid, err error) error { return &about{oid, err} }
+
 // codes is the one table from Go's errors to the names that zodb_dht.errors.CODES has classes for; the first that fits counts. A
 // node's own failure stands before what it was caused by.
 func codes() []struct {
@@ -77,8 +87,8 @@ func codes() []struct {
 		}},
 		{"busy", is(replica.ErrBusy)},
 		{"unavailable", is(replica.ErrUnavailable)},
-		{"not_found", is(index.ErrNotFound)},
-		{"no_revision", is(index.ErrNoRevision)},
+		{"not_found", oidOf(index.ErrNotFound)},
+		{"no_revision", oidOf(index.ErrNoRevision)},
 		{"closed", is(index.ErrClosed)},
 		{"closed", is(replica.ErrClosed)},
 		{"wrong_process", is(errWrongProcess)},
@@ -91,6 +101,17 @@ func codes() []struct {
 		{"usage", is(node.ErrUsage)},
 		{"unavailable", is(context.DeadlineExceeded)},
 		{"interrupted", is(context.Canceled)},
+	}
+}
+
+// oidOf fits target, and tells the oid that was asked for.
+func oidOf(target error) func(error) (details, bool) {
+	return func(err error) (details, bool) {
+		var e *about
+		if errors.As(err, &e) {
+			return details{{key: "oid", bytes: e.oid.Bytes()}}, errors.Is(err, target)
+		}
+		return nil, errors.Is(err, target)
 	}
 }
 

@@ -94,7 +94,7 @@ func (s service) loadBefore(ctx context.Context, r *request) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load oid %s before tid %s: %w", oid, before, err)
+		return nil, aboutOid(oid, fmt.Errorf("load oid %s before tid %s: %w", oid, before, err))
 	}
 	dst := make([]byte, 0, 20+len(rev.Data))
 	return appendBytes(u64(u64(dst, rev.Tid), rev.Next), rev.Data), nil
@@ -104,7 +104,7 @@ func (s service) loadSerial(ctx context.Context, r *request) ([]byte, error) {
 	oid, tid := r.oid(), r.tid()
 	rev, err := s.n.LoadSerial(ctx, oid, tid)
 	if err != nil {
-		return nil, fmt.Errorf("load oid %s at tid %s: %w", oid, tid, err)
+		return nil, aboutOid(oid, fmt.Errorf("load oid %s at tid %s: %w", oid, tid, err))
 	}
 	return appendBytes(nil, rev.Data), nil
 }
@@ -132,7 +132,7 @@ func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 	oid, size := r.oid(), r.uint64()
 	revs, err := s.n.History(ctx, oid, int(min(size, 1<<31)))
 	if err != nil {
-		return nil, fmt.Errorf("history of oid %s: %w", oid, err)
+		return nil, aboutOid(oid, fmt.Errorf("history of oid %s: %w", oid, err))
 	}
 	var dst []byte
 	for _, rev := range revs {

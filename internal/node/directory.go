@@ -72,6 +72,9 @@ func openDirectory(path string, create bool) (_ *directory, err error) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotDirectory)
 	}
 	d := &directory{path: path, lock: flock.New(filepath.Join(path, lockFile))}
+	if err := d.checkForeign(create); err != nil {
+		return nil, err
+	}
 	if err := d.take(); err != nil {
 		return nil, err
 	}
@@ -112,7 +115,8 @@ func (d *directory) take() error {
 func (d *directory) readFormat(create bool) error {
 	raw, err := os.ReadFile(filepath.Join(d.path, formatFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.checkFresh(create)
+		d.fresh = true
+		return d.checkForeign(create)
 	}
 	if err != nil {
 		return pathError(filepath.Join(d.path, formatFile), err)
@@ -141,21 +145,28 @@ func (d *directory) badFormat(why string) error {
 	return &index.Corrupt{File: name, Cause: fmt.Errorf("%s: %w", why, ErrNoPeer)}
 }
 
-// checkFresh refuses to make a peer among foreign files.
-func (d *directory) checkFresh(create bool) error {
+// checkForeign refuses to make a peer among foreign files; before anything is written to the directory.
+func (d *directory) checkForeign(create bool) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return pathError(d.path, err)
 	}
+	foreign := ""
 	for _, e := range entries {
-		if n := e.Name(); n != lockFile && n != databaseDir && !strings.HasPrefix(n, formatFile) {
-			return fmt.Errorf("%s has no file %q, but other files such as %q: %w", d.path, formatFile, n, ErrNoPeer)
+		switch e.Name() {
+		case formatFile:
+			return nil
+		case lockFile, databaseDir, formatFile + ".new":
+		default:
+			foreign = e.Name()
 		}
+	}
+	if foreign != "" {
+		return fmt.Errorf("%s has no file %q, but other files such as %q: %w", d.path, formatFile, foreign, ErrNoPeer)
 	}
 	if !create {
 		return fmt.Errorf("%s has no file %q, and create is off: %w", d.path, formatFile, ErrNoPeer)
 	}
-	d.fresh = true
 	return nil
 }
 

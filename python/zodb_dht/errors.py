@@ -107,11 +107,17 @@ class Corrupt(DHTError):
 
     @property
     def cid(self) -> str | None:
-        """The content address that the record's bytes should have."""
+        """The content address that the record's bytes should have; None where that is lost, too."""
         digest = self.details.get("hash")
-        if not digest or self.file:
+        if not digest or not any(digest):
             return None
         return "b" + base64.b32encode(CID_PREFIX + digest).decode().lower().rstrip("=")
+
+    @property
+    def tid(self) -> bytes | None:
+        """The revision; None where that is lost, too."""
+        tid = self.details.get("tid")
+        return tid if tid and any(tid) else None
 
     @property
     def file(self) -> str | None:

@@ -65,7 +65,7 @@ def test_details_are_attributes() -> None:
     assert corrupt.cid == "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
     file = make_error("corrupt", "", {"oid": p64(0), "tid": p64(0), "hash": bytes(32), "file": b"db/1.sst"})
     assert isinstance(file, errors.Corrupt)
-    assert (file.cid, file.file) == (None, "db/1.sst")
+    assert (file.tid, file.cid, file.file) == (None, None, "db/1.sst")
     in_use = make_error("in_use", "", DETAILS)
     assert isinstance(in_use, errors.InUse)
     assert in_use.pid == 4711

@@ -18,7 +18,9 @@ from ZODB.tests.StorageTestBase import zodb_pickle, zodb_unpickle
 from ZODB.utils import z64
 
 from zodb_dht import DHTStorage
+from zodb_dht.errors import Busy
 
+from .conftest import Opener
 from .helpers import begun, commit
 
 WRITERS, ROUNDS = 8, 25
@@ -138,6 +140,34 @@ def test_a_read_that_must_stay_current_blocks_a_writer_until_the_end(storage: DH
     thread.join(60)
     assert tids["writer"] > tids["reader"]
     assert tids["writer"] > tids["also"]
+
+
+def test_a_vote_waits_no_longer_than_it_may(open_storage: Opener) -> None:
+    storage = open_storage(vote_wait="100ms", lease="1m")
+    oid = storage.new_oid()
+    serial = commit(storage, (oid, z64, b"x"))
+    holder = begun(storage, (oid, serial, b"held"))
+    storage.tpc_vote(holder)
+    with pytest.raises(Busy) as e:
+        commit(storage, (oid, serial, b"waits"))
+    assert isinstance(e.value, TransientError)
+    tid = storage.tpc_finish(holder)
+    with pytest.raises(ConflictError):
+        commit(storage, (oid, serial, b"too late"))
+    commit(storage, (oid, tid, b"after"))
+
+
+def test_an_aborted_vote_lets_others_go_on(storage: DHTStorage) -> None:
+    oid = storage.new_oid()
+    serial = commit(storage, (oid, z64, b"x"))
+    holder = begun(storage, (oid, serial, b"held"))
+    storage.tpc_vote(holder)
+
+    def waiter() -> None:
+        commit(storage, (oid, serial, b"waited"))
+
+    run(waiter, lambda: storage.tpc_abort(holder))
+    assert storage.load(oid)[0] == b"waited"
 
 
 def test_inserts_that_declare_their_path_conflict_with_a_split(storage: DHTStorage) -> None:

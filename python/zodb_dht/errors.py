@@ -59,7 +59,7 @@ CID_PREFIX = b"\x01\x55\x12\x20"
 """CIDv1, raw, sha2-256, 32 bytes: what stands before a record's hash in its CID."""
 
 
-class DHTError(StorageError):
+class DHTError(StorageError):  # type: ignore[misc]
     """Base of the errors that ZODB has no class for. `details` is what the core said besides the message."""
 
     def __init__(self, message: str, **details: Any) -> None:
@@ -77,7 +77,7 @@ class DHTError(StorageError):
         return self.details.get("tid")
 
 
-class Unavailable(DHTError, TransientError):
+class Unavailable(DHTError, TransientError):  # type: ignore[misc]
     """No majority, or no holder of the bytes, answered in time. Nothing was written; a repetition may succeed."""
 
 
@@ -85,7 +85,7 @@ class Busy(Unavailable):
     """Another transaction held an object longer than `vote-wait`. Nothing was written; repeat."""
 
 
-class VoteLost(DHTError, TransientError):
+class VoteLost(DHTError, TransientError):  # type: ignore[misc]
     """The reservations of a voted transaction ended before its finish. It is definitely not committed; repeat."""
 
 
@@ -175,11 +175,11 @@ class WrongType(Usage, TypeError):
     """A value of the wrong type, such as record data that is not bytes."""
 
 
-class TooLarge(DHTError, TransactionTooLargeError):
+class TooLarge(DHTError, TransactionTooLargeError):  # type: ignore[misc]
     """An object or a transaction over the limit."""
 
 
-class WrongPhase(StorageTransactionError):
+class WrongPhase(StorageTransactionError):  # type: ignore[misc]
     """A call that is not legal in the transaction's phase, such as store after tpc_vote. It changed nothing."""
 
 

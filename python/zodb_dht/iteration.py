@@ -16,12 +16,12 @@ RECORDS_AT_ONCE = 1000
 
 
 @zope.interface.implementer(IStorageRecordInformation)
-class Record(DataRecord):
+class Record(DataRecord):  # type: ignore[misc]
     """One revision of one object; data is None for a deletion."""
 
 
 @zope.interface.implementer(IStorageTransactionInformation)
-class Transaction(TransactionRecord):
+class Transaction(TransactionRecord):  # type: ignore[misc]
     """A committed transaction. Its records are read while they are iterated, as often as wanted."""
 
     def __init__(

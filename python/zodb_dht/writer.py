@@ -14,8 +14,11 @@ from .peer import Peer
 from .tpc import Begun, Callback, Failed, Phase, Restoring
 
 
-class Writer(ConflictResolvingStorage):  # brings registerDB and the transforms that it sets
-    """Transactions in progress, by the transaction object. Each is used by one thread at a time; they overlap."""
+class Writer(ConflictResolvingStorage):  # type: ignore[misc]
+    """Transactions in progress, by the transaction object. Each is used by one thread at a time; they overlap.
+
+    ConflictResolvingStorage brings registerDB and the transforms that a wrapper sets by it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

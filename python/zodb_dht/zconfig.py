@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .storage import DHTStorage
 
 
-class DHTStorageFactory(BaseConfig):
+class DHTStorageFactory(BaseConfig):  # type: ignore[misc]
     """A checked <dhtstorage> section; open() makes the storage. A bad value raises here, while the file is read."""
 
     def __init__(self, config: Any) -> None:

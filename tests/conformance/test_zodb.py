@@ -21,7 +21,6 @@ from ZODB.tests import (
     testMVCCMappingStorage,
     testZODB,
 )
-
 from zodb_dht import DHTStorage
 
 from .suites import with_checks

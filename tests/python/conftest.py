@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import transaction
-
 from zodb_dht import DHTStorage
 
 Opener = Callable[..., DHTStorage]

@@ -15,7 +15,6 @@ import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError, ReadOnlyError, StorageTransactionError
 from ZODB.utils import maxtid, p64, z64
-
 from zodb_dht import DHTStorage
 from zodb_dht.config import MB
 from zodb_dht.errors import (

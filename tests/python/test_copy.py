@@ -16,7 +16,6 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 from ZODB.tests.RecoveryStorage import IteratorDeepCompare
 from ZODB.utils import maxtid, p64, u64, z64
-
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Regressed, Unsupported
 

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 from ZODB.utils import z64
-
 from zodb_dht import DHTStorage
 from zodb_dht.errors import CID_PREFIX, Corrupt
 

@@ -11,7 +11,6 @@ import pytest
 from transaction.interfaces import TransientError
 from ZODB import POSException
 from ZODB.utils import p64
-
 from zodb_dht import errors
 from zodb_dht.errors import CODES, make_error
 

@@ -8,11 +8,10 @@ import sys
 import pytest
 from ZODB import interfaces
 from ZODB.tests.MinPO import MinPO
-from zope.interface import providedBy
-from zope.interface.verify import verifyObject
-
 from zodb_dht import DHTStorage
 from zodb_dht.errors import ReadOnlyError, Unsupported
+from zope.interface import providedBy
+from zope.interface.verify import verifyObject
 
 from .conftest import Opener
 from .helpers import begun

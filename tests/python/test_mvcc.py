@@ -11,7 +11,6 @@ from persistent.mapping import PersistentMapping
 from ZODB import DB
 from ZODB.POSException import POSKeyError, ReadConflictError
 from ZODB.utils import maxtid, p64, u64, z64
-
 from zodb_dht import DHTStorage
 
 from .helpers import begun, commit, new

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ZConfig
+import zodb_dht.zodburi
 import zodburi
 from ZODB.config import databaseFromURL, getStorageSchema, storageFromString
 from ZODB.interfaces import IStorage
-
-import zodb_dht.zodburi
 from zodb_dht import DHTStorage
 from zodb_dht.config import BY_KEYWORD, MB, OPTIONS, Settings
 from zodb_dht.errors import OptionError, Unsupported
@@ -53,12 +53,16 @@ BAD: list[tuple[str, str, str]] = [
 def from_section(body: str) -> Settings:
     """What a <dhtstorage> with this body says; the storage is not opened."""
     text = f"%import zodb_dht\n<dhtstorage>\n{body}\n</dhtstorage>\n"
-    import io
-
     config, _ = ZConfig.loadConfigFile(getStorageSchema(), io.StringIO(text))
     factory = config.storage
     assert isinstance(factory, DHTStorageFactory)
     return factory.settings
+
+
+def section_keys() -> dict[str, Any]:
+    """What component.xml says of each key."""
+    schema = '<schema><import package="ZODB"/><import package="zodb_dht"/></schema>'
+    return dict(ZConfig.loadSchemaFile(io.StringIO(schema)).gettype("dhtstorage"))
 
 
 def from_uri(uri: str) -> Settings:
@@ -81,22 +85,14 @@ def test_all_three_ways_have_the_same_defaults() -> None:
 def test_all_three_ways_have_the_same_names() -> None:
     names = {o.name for o in OPTIONS}
     assert {p.replace("_", "-") for p in inspect.signature(DHTStorage).parameters} == names
-    section = getStorageSchema_with_us().gettype("dhtstorage")
-    assert {key for key, _ in section} == names
+    assert section_keys().keys() == names
     assert set(OTHERS) | {"path"} == names
 
 
-def getStorageSchema_with_us() -> Any:
-    schema = ZConfig.loadSchemaFile(
-        __import__("io").StringIO('<schema><import package="ZODB"/><import package="zodb_dht"/></schema>')
-    )
-    return schema
-
-
 def test_component_xml_says_what_the_table_says() -> None:
-    section = getStorageSchema_with_us().gettype("dhtstorage")
+    keys = section_keys()
     for option in OPTIONS:
-        info = dict(section)[option.name]
+        info = keys[option.name]
         assert " ".join(info.description.split()) == option.doc
         assert info.getdefault() is None, "defaults live in config.py"
 

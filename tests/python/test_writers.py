@@ -16,7 +16,6 @@ from ZODB.POSException import ConflictError
 from ZODB.tests.ConflictResolution import PCounter
 from ZODB.tests.StorageTestBase import zodb_pickle, zodb_unpickle
 from ZODB.utils import z64
-
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Busy
 

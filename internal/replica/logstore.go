@@ -10,68 +10,51 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// The log's rows (integers big-endian):
-//
-//	l 'a'          -> version 1, raft id 8, ConfState (raftpb, protobuf)       written once, synced, before anything else
-//	l 'b'          -> version 1, term 8, vote 8, commit 8                      Raft's hard state
-//	l 'c'          -> version 1, index 8, term 8                               the last entry cut off at the front
-//	l 'e' index 8  -> version 1, type 1, term 8, data                          an entry; data: see index.AppendCommit
-//
-// Values carry no checksums of their own: Pebble's write-ahead log and tables have them.
-const (
-	logVersion = 1
-	rowLog     = 'l'
-	entryHead  = 10
-)
-
-var (
-	confKey  = []byte{rowLog, 'a'}
-	hardKey  = []byte{rowLog, 'b'}
-	cutKey   = []byte{rowLog, 'c'}
-	entryEnd = []byte{rowLog, 'f'}
-)
-
-func entryKey(dst []byte, i uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, rowLog, 'e'), i)
-}
-
-// keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind.
+// keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an
+// entry and its deletion mostly meet in one memtable and never reach a table.
 const (
 	keepBytes   = 1 << 20
 	keepEntries = 512
 )
 
-// logStore is Raft's storage: rows, mirrored in memory from the first kept entry on (keepBytes and what is not yet applied).
-// Raft reads the mirror; the driver alone writes.
+// logStore is Raft's storage: rows, mirrored in memory from the first kept entry on (keepBytes, and what is not yet applied).
+// Raft reads the mirror; the driver alone writes. Invariant: what the mirror holds is durable, whatever raft asks is answered from it.
 type logStore struct {
 	*raft.MemoryStorage
-	db     *pebble.DB
-	id     uint64 // random: an incarnation of this voter
-	conf   *raftpb.ConfState
-	hard   *raftpb.HardState
-	sizes  []int // of the mirrored entries, oldest first
-	size   int   // their sum
-	key    []byte
-	synced *pebble.WriteOptions
+	db       *pebble.DB
+	id       uint64 // random: an incarnation of this voter
+	conf     *raftpb.ConfState
+	hard     *raftpb.HardState // what the row says, or is about to
+	unsynced bool              // a write that answers will rely on is not durable yet
+	sizes    []int             // of the mirrored entries, oldest first
+	size     int               // their sum
+	key      []byte
 }
 
 func openLog(db *pebble.DB, applied uint64) (*logStore, error) {
-	l := &logStore{MemoryStorage: raft.NewMemoryStorage(), db: db, synced: pebble.Sync}
-	found, err := l.readMeta(applied)
+	l := &logStore{MemoryStorage: raft.NewMemoryStorage(), db: db, hard: &raftpb.HardState{}}
+	v, err := readRow(db, confKey)
 	if err != nil {
 		return nil, err
 	}
-	if !found {
+	if v == nil {
 		if applied != 0 {
-			return nil, fmt.Errorf("the log is missing, but %d entries are applied: %w", applied, zodb.ErrMalformed)
+			return nil, corrupt("the log", "it is missing, but %d entries are applied", applied)
 		}
 		return l, l.found()
 	}
-	return l, l.readEntries(applied)
+	if l.id, l.conf, err = decodeConf(v); err != nil {
+		return nil, err
+	}
+	if err := l.readCut(); err != nil {
+		return nil, err
+	}
+	if err := l.readEntries(applied); err != nil {
+		return nil, err
+	}
+	return l, l.readHard(applied)
 }
 
 // found makes a group of this one voter.
@@ -82,61 +65,25 @@ func (l *logStore) found() error {
 	}
 	l.id = binary.BigEndian.Uint64(id[:])>>1 | 1 // neither 0 nor one of raft's local threads
 	l.conf = &raftpb.ConfState{Voters: []uint64{l.id}}
-	l.hard = &raftpb.HardState{}
-	conf, err := proto.Marshal(l.conf)
+	v, err := encodeConf(l.id, l.conf)
 	if err != nil {
 		return err
 	}
-	v := binary.BigEndian.AppendUint64([]byte{logVersion}, l.id)
-	return l.db.Set(confKey, append(v, conf...), pebble.Sync)
+	return l.db.Set(confKey, v, pebble.Sync)
 }
 
-func (l *logStore) readMeta(applied uint64) (bool, error) {
-	v, err := l.get(confKey)
+func (l *logStore) readCut() error {
+	v, err := readRow(l.db, cutKey)
 	if v == nil || err != nil {
-		return false, err
+		return err
 	}
-	if len(v) < 9 || v[0] != logVersion {
-		return false, fmt.Errorf("the log's first row has %d bytes of version %d: %w", len(v), v[0], zodb.ErrMalformed)
-	}
-	l.id, l.conf = binary.BigEndian.Uint64(v[1:]), &raftpb.ConfState{}
-	if err := proto.Unmarshal(v[9:], l.conf); err != nil {
-		return false, fmt.Errorf("the log's members: %w: %w", zodb.ErrMalformed, err)
-	}
-	l.hard = &raftpb.HardState{}
-	if v, err = l.get(hardKey); err != nil {
-		return false, err
-	}
-	if v != nil {
-		if len(v) != 25 || v[0] != logVersion {
-			return false, fmt.Errorf("the log's hard state has %d bytes: %w", len(v), zodb.ErrMalformed)
-		}
-		l.hard.Term, l.hard.Vote = proto.Uint64(binary.BigEndian.Uint64(v[1:])), proto.Uint64(binary.BigEndian.Uint64(v[9:]))
-		l.hard.Commit = proto.Uint64(binary.BigEndian.Uint64(v[17:]))
-	}
-	// The commit index is not synced: what is applied was committed all the same.
-	l.hard.Commit = proto.Uint64(max(l.hard.GetCommit(), applied))
-	if v, err = l.get(cutKey); v == nil || err != nil {
-		return true, err
-	}
-	if len(v) != 17 || v[0] != logVersion {
-		return false, fmt.Errorf("the log's beginning has %d bytes: %w", len(v), zodb.ErrMalformed)
-	}
-	return true, l.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-		ConfState: l.conf, Index: proto.Uint64(binary.BigEndian.Uint64(v[1:])), Term: proto.Uint64(binary.BigEndian.Uint64(v[9:])),
-	}})
-}
-
-func (l *logStore) get(key []byte) ([]byte, error) {
-	v, closer, err := l.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, nil
-	}
+	i, term, err := decodeCut(v)
 	if err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return err
 	}
-	v = append([]byte{}, v...)
-	return v, closer.Close()
+	return l.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		ConfState: l.conf, Index: proto.Uint64(i), Term: proto.Uint64(term),
+	}})
 }
 
 func (l *logStore) readEntries(applied uint64) (err error) {
@@ -148,15 +95,16 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 	next, _ := l.FirstIndex()
 	var entries []*raftpb.Entry
 	for ok := it.First(); ok; ok = it.Next() {
-		e, err := decodeEntry(it.Key(), it.Value())
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("read the log: %w", err)
+		}
+		e, err := decodeEntry(it.Key(), v)
 		if err != nil {
 			return err
 		}
-		if e.GetIndex() < next {
-			continue // cut off; the rows' deletion was not yet written
-		}
 		if e.GetIndex() != next {
-			return fmt.Errorf("the log jumps from entry %d to %d: %w", next-1, e.GetIndex(), zodb.ErrMalformed)
+			return corrupt("the log", "it jumps from entry %d to %d", next-1, e.GetIndex())
 		}
 		next++
 		entries = append(entries, e)
@@ -165,20 +113,31 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 		return fmt.Errorf("read the log: %w", err)
 	}
 	if applied >= next {
-		return fmt.Errorf("the log ends at entry %d, but %d are applied: %w", next-1, applied, zodb.ErrMalformed)
+		return corrupt("the log", "it ends at entry %d, but %d are applied", next-1, applied)
 	}
-	l.hard.Commit = proto.Uint64(min(l.hard.GetCommit(), next-1))
 	return l.mirror(entries)
 }
 
-func decodeEntry(key, v []byte) (*raftpb.Entry, error) {
-	if len(key) != 10 || len(v) < entryHead || v[0] != logVersion {
-		return nil, fmt.Errorf("log row %x of %d bytes: %w", key, len(v), zodb.ErrMalformed)
+func (l *logStore) readHard(applied uint64) error {
+	v, err := readRow(l.db, hardKey)
+	if err != nil {
+		return err
 	}
-	return &raftpb.Entry{
-		Index: proto.Uint64(binary.BigEndian.Uint64(key[2:])), Type: raftpb.EntryType(v[1]).Enum(),
-		Term: proto.Uint64(binary.BigEndian.Uint64(v[2:])), Data: append([]byte(nil), v[entryHead:]...),
-	}, nil
+	if v != nil {
+		if l.hard, err = decodeHard(v); err != nil {
+			return err
+		}
+	}
+	last, _ := l.LastIndex()
+	if last > 0 && v == nil {
+		return corrupt("the log", "%d entries and no hard state", last)
+	}
+	// The row's commit index is as old as the last election: what is applied was committed.
+	l.hard.Commit = proto.Uint64(max(l.hard.GetCommit(), applied))
+	if l.hard.GetCommit() > last {
+		return corrupt("the log", "it ends at entry %d, but %d are committed", last, l.hard.GetCommit())
+	}
+	return nil
 }
 
 // mirror adds entries behind those in memory; ones that raft replaces go first.
@@ -205,26 +164,57 @@ func (l *logStore) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) 
 	return l.hard, l.conf, nil
 }
 
-// write makes the messages' entries and hard state durable if sync is set, in one batch. It is the driver's.
-func (l *logStore) write(messages []*raftpb.Message, sync bool) error {
-	size := 64
+// Snapshot is raft.Storage's: a voter that needs entries which are cut off has to wait until one can be made.
+func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
+	return nil, raft.ErrSnapshotTemporarilyUnavailable
+}
+
+// begin writes the messages' entries and hard state in one batch. If raft's answers rely on it (or on an earlier one) the batch is
+// returned while it is being synced, and end must be called; else nil.
+func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
+	answers, size := false, 64
 	for _, m := range messages {
+		answers = answers || len(m.GetResponses()) > 0
 		for _, e := range m.GetEntries() {
-			size += len(e.GetData()) + 32
+			size += len(e.GetData()) + 40
 		}
 	}
 	b := l.db.NewBatchWithSize(size)
-	defer b.Close()
+	if err := l.fill(b, messages, answers); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if b.Empty() {
+		return nil, b.Close()
+	}
+	if !answers {
+		l.unsynced = true
+		return nil, errors.Join(b.Commit(pebble.NoSync), b.Close())
+	}
+	// Commit(Sync) would hand a failed sync to Pebble's Logger.Fatalf, from which nobody returns. SyncWait returns it.
+	if err := l.db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// end waits until a batch of begin is durable.
+func (l *logStore) end(b *pebble.Batch) error {
+	if err := b.SyncWait(); err != nil {
+		return err // the batch is left to the collector: Pebble may still hold it
+	}
+	l.unsynced = false
+	return b.Close()
+}
+
+func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers bool) error {
 	last, _ := l.LastIndex()
+	voted := answers && l.unsynced // a row to sync, for the sake of those before it
 	for _, m := range messages {
+		if m.GetSnapshot().GetMetadata().GetIndex() != 0 {
+			return fmt.Errorf("a snapshot came, of entry %d: none is ever sent", m.GetSnapshot().GetMetadata().GetIndex())
+		}
 		for _, e := range m.GetEntries() {
-			data := e.GetData()
-			op := b.SetDeferred(10, entryHead+len(data))
-			entryKey(op.Key[:0], e.GetIndex())
-			op.Value[0], op.Value[1] = logVersion, byte(e.GetType())
-			binary.BigEndian.PutUint64(op.Value[2:], e.GetTerm())
-			copy(op.Value[entryHead:], data)
-			_ = op.Finish()                             // fails only for a batch with an index
+			setEntry(b, e)
 			for i := e.GetIndex() + 1; i <= last; i++ { // raft replaced the tail
 				if err := b.Delete(entryKey(nil, i), nil); err != nil {
 					return err
@@ -232,21 +222,17 @@ func (l *logStore) write(messages []*raftpb.Message, sync bool) error {
 			}
 			last = min(last, e.GetIndex())
 		}
-		if m.Term != nil && m.Vote != nil && m.Commit != nil {
-			l.hard = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+		if m.Term == nil || m.Vote == nil || m.Commit == nil {
+			continue
 		}
+		// A new commit index alone is not worth a row: after a restart it is found anew.
+		voted = voted || m.GetTerm() != l.hard.GetTerm() || m.GetVote() != l.hard.GetVote()
+		l.hard = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
-	v := binary.BigEndian.AppendUint64([]byte{logVersion}, l.hard.GetTerm())
-	v = binary.BigEndian.AppendUint64(v, l.hard.GetVote())
-	v = binary.BigEndian.AppendUint64(v, l.hard.GetCommit())
-	if err := b.Set(hardKey, v, nil); err != nil {
-		return err
+	if !voted {
+		return nil
 	}
-	o := pebble.NoSync
-	if sync {
-		o = l.synced
-	}
-	return b.Commit(o)
+	return b.Set(hardKey, encodeHard(l.hard), nil)
 }
 
 // truncate cuts off applied entries beyond what is kept. Not synced: it stands in the write-ahead log behind the Apply that
@@ -278,8 +264,7 @@ func (l *logStore) truncate(applied uint64) error {
 			return err
 		}
 	}
-	v := binary.BigEndian.AppendUint64([]byte{logVersion}, cut-1)
-	if err := b.Set(cutKey, binary.BigEndian.AppendUint64(v, term), nil); err != nil {
+	if err := b.Set(cutKey, encodeCut(cut-1, term), nil); err != nil {
 		return err
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {

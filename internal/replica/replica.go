@@ -3,19 +3,22 @@
 // A transaction is voted (its objects reserved, in memory, at the leader), then finished (one log entry, durable on a majority,
 // applied). Safety rests on Apply, which judges each entry again; reservations only keep transactions from failing late.
 //
-// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own. Whoever proposes while nobody writes
-// becomes the driver: it appends, syncs and applies on its own goroutine, since each hand-over would cost a commit 2-10
-// µs; what is proposed meanwhile is gathered into the next append by the run loop. A failed write, a failed sync or a
-// panic poisons the replica: nothing is acknowledged any more, and no write is repeated.
+// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one goroutine, the driver, writes to
+// disk and applies. What is proposed while it waits for a sync is one append with one sync afterwards, and what that sync made
+// committed is applied while the next one runs. Callers never touch the disk: a disk that hangs, or a Pebble that parks its
+// caller, costs them a timeout, not the thread. A failed write, a failed sync or a panic poisons the replica: nothing is
+// acknowledged any more, and no write is repeated.
 //
 // Carries G1, G2, G7. Bytes and crash cases: docs/format.md. (The Raft paper: https://raft.github.io/raft.pdf)
 package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -42,13 +45,15 @@ type Config struct {
 	Poisoned func(error)
 	// VoteWait bounds a vote's wait for others' reservations. 0 means 10s.
 	VoteWait time.Duration
-	// Lease is how long a vote of a client that is gone is kept. 0 means 10s. A client in this process lives as long as
-	// the replica: its votes are kept for maxLease.
+	// Lease is how long a vote is kept after its client's last sign of life. 0 means 10s. This process is the client of every vote
+	// so far: it renews them while its clock runs, up to maxLease.
 	Lease time.Duration
 	// FinishTimeout is how long Finish waits for an outcome before it is in doubt. 0 means 30s.
 	FinishTimeout time.Duration
 	// Tick is Raft's unit of time; elections take 10 of them. 0 means 100ms.
-	Tick   time.Duration
+	Tick time.Duration
+	// Clock gives tids and the age of votes. nil: time.Now.
+	Clock  func() time.Time
 	Logger *slog.Logger
 }
 
@@ -73,79 +78,88 @@ func (c Config) withDefaults() Config {
 	set(&c.Lease, 10*time.Second)
 	set(&c.FinishTimeout, 30*time.Second)
 	set(&c.Tick, 100*time.Millisecond)
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	return c
 }
 
+// validate names everything that is wrong; it changes nothing.
 func (c Config) validate() error {
+	var errs []error
 	if c.DB == nil || c.State == nil {
-		return fmt.Errorf("replica: DB and State must be given")
+		errs = append(errs, errors.New("replica: DB and State must be given"))
 	}
-	for name, d := range map[string]time.Duration{"VoteWait": c.VoteWait, "Lease": c.Lease, "FinishTimeout": c.FinishTimeout, "Tick": c.Tick} {
-		if d < 0 {
-			return fmt.Errorf("replica: %s is negative", name)
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{{"VoteWait", c.VoteWait}, {"Lease", c.Lease}, {"FinishTimeout", c.FinishTimeout}, {"Tick", c.Tick}} {
+		if d.v < 0 {
+			errs = append(errs, fmt.Errorf("replica: %s %s is negative", d.name, d.v))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Replica is one voter.
 type Replica struct {
 	cfg   Config
-	log   *logStore
+	log   *logStore // the driver's
 	table *table
 
-	dead   chan struct{} // closed when poisoned or closed
-	kick   chan struct{} // capacity 1: the run loop shall drive
+	kick   chan struct{} // capacity 1: there is work for the driver
+	opened chan struct{} // closed when the voter knows its leader and has applied what was committed before
+	dead   chan struct{} // closed when poisoned
+	driven chan struct{} // closed when the driver has ended
+	lost   chan struct{} // closed when the driver may never come back: Close does not wait for it
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // the run loop; Close waits for it
+	wg     sync.WaitGroup // the clock; Close cancels it, then waits
+	leads  atomic.Bool
 
-	// mu guards raft and what is waiting for it. Never held across I/O, Apply or a callback.
+	// mu guards raft and what waits for it. Never held across I/O, Apply or a callback. After the table's.
 	mu struct {
 		sync.Mutex
 		raw       *raft.RawNode
-		queue     []*proposal // not yet proposed
-		waiting   map[zodb.TxnID]*proposal
-		appends   []*raftpb.Message // in order
-		applies   []*raftpb.Message // in order
-		driving   bool              // somebody is the driver; only it touches appends' and applies' I/O
-		lastTid   zodb.Tid          // the highest suggested
-		err       error             // what poisoned the replica, or ErrClosed
-		restoring int               // bytes
-		restored  error             // the first failure of a restore, until it is told
-		idle      sync.Cond         // signalled when restoring falls, or err is set
+		term      uint64                   // raft's, as last seen
+		elected   bool                     // proposals of earlier terms were proposed again in this one
+		queue     []*proposal              // to be proposed
+		waiting   map[zodb.TxnID]*proposal // without an outcome so far, chained by next
+		proposed  uint64                   // how many proposals there were
+		appends   []*raftpb.Message        // for the driver, in order
+		applies   []*raftpb.Message        // for the driver, in order
+		busy      bool                     // the driver is on its way through a round, and looks again after it
+		lastTid   zodb.Tid                 // the highest suggested
+		err       error                    // *Broken or ErrClosed
+		restoring int                      // bytes
+		restored  error                    // the first failure of a restore, until it is told
+		idle      sync.Cond                // signalled when restoring falls, or err is set
 	}
 }
 
-// proposal is an entry on its way through the log.
-type proposal struct {
-	id      zodb.TxnID
-	entry   []byte
-	commit  bool               // a commit entry, whose tid is suggested when it is proposed
-	restore bool               // nobody waits
-	done    chan index.Outcome // capacity 1
-}
-
-// Open starts the voter that lives in cfg.DB, making one in a group of its own if there is none, and returns when it leads
-// and has applied all that its log holds.
+// Open starts the voter that lives in cfg.DB, making one in a group of its own if there is none, and returns when it leads (or, in a
+// larger group, follows) and has applied all that was committed.
 func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	r := &Replica{cfg: cfg, table: newTable(), dead: make(chan struct{}), kick: make(chan struct{}, 1)}
-	r.mu.waiting = make(map[zodb.TxnID]*proposal)
-	r.mu.idle.L = &r.mu.Mutex
 	stats := cfg.State.Stats()
-	r.mu.lastTid = stats.LastTid
-	var err error
-	if r.log, err = openLog(cfg.DB, uint64(stats.Applied)); err != nil {
+	log, err := openLog(cfg.DB, uint64(stats.Applied))
+	if err != nil {
 		return nil, err
 	}
+	r := &Replica{
+		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
+		dead: make(chan struct{}), driven: make(chan struct{}), lost: make(chan struct{}),
+	}
+	r.mu.waiting = make(map[zodb.TxnID]*proposal)
+	r.mu.idle.L = &r.mu.Mutex
+	r.mu.lastTid = stats.LastTid
 	r.mu.raw, err = raft.NewRawNode(&raft.Config{
-		ID: r.log.id, ElectionTick: 10, HeartbeatTick: 1, Storage: r.log, Applied: uint64(stats.Applied),
+		ID: log.id, ElectionTick: 10, HeartbeatTick: 1, Storage: log, Applied: uint64(stats.Applied),
 		AsyncStorageWrites: true, MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 64 << 20,
 		MaxUncommittedEntriesSize: maxUncommitted, MaxInflightMsgs: 256, MaxInflightBytes: 64 << 20,
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, Logger: raftLog{cfg.Logger},
@@ -155,42 +169,28 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.wg.Add(1)
-	go r.run(run)
-	if err := r.lead(ctx); err != nil {
-		r.Close()
-		return nil, err
+	go r.drive()
+	r.wg.Go(func() { r.tick(run) })
+	if err := r.join(ctx); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
 
-// lead waits until this voter leads and everything in its log is applied. A voter alone campaigns at once.
-func (r *Replica) lead(ctx context.Context) error {
-	r.mu.Lock()
-	err := r.mu.raw.Campaign()
-	r.collect()
-	r.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("campaign: %w", err)
+// join waits until this voter has its place in the group. One alone needn't wait for an election timeout.
+func (r *Replica) join(ctx context.Context) error {
+	if voters := r.log.conf.GetVoters(); len(voters) == 1 && voters[0] == r.log.id {
+		if err := r.locked(r.mu.raw.Campaign); err != nil {
+			return fmt.Errorf("campaign: %w", err)
+		}
 	}
-	r.wake()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		r.mu.Lock()
-		st := r.mu.raw.BasicStatus()
-		r.mu.Unlock()
-		last, _ := r.log.LastIndex()
-		if st.RaftState == raft.StateLeader && uint64(r.cfg.State.Stats().Applied) >= last {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-r.dead:
-			return r.failure()
-		case <-ctx.Done():
-			return fmt.Errorf("open: %w", ctx.Err())
-		}
+	select {
+	case <-r.opened:
+		return nil
+	case <-r.dead:
+		return r.failure()
+	case <-ctx.Done():
+		return fmt.Errorf("no leader was found: %w: %w", ErrUnavailable, ctx.Err())
 	}
 }
 
@@ -215,23 +215,39 @@ func (r *Replica) Status() Status {
 	}
 }
 
-// Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once.
-func (r *Replica) Poison(err error) { r.end(&Broken{Cause: err}) }
+// Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once, also by
+// one that Pebble will never let return: Close then does not wait for the driver.
+func (r *Replica) Poison(err error) {
+	r.end(&Broken{Cause: err})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case <-r.lost:
+	default:
+		if r.mu.busy {
+			close(r.lost)
+		}
+	}
+}
 
 // end stores why the replica stopped and wakes whoever waits.
 func (r *Replica) end(err error) {
+	var broken *Broken
 	r.mu.Lock()
-	if r.mu.err != nil {
-		r.mu.Unlock()
-		return
+	errors.As(err, &broken)
+	if r.mu.err == nil || errors.Is(r.mu.err, ErrClosed) && broken != nil {
+		r.mu.err = err
+		r.mu.idle.Broadcast()
+		if broken != nil {
+			close(r.dead)
+		}
+	} else {
+		broken = nil // told already
 	}
-	r.mu.err = err
-	r.mu.idle.Broadcast()
-	close(r.dead)
 	r.mu.Unlock()
 	r.table.close()
-	if b, ok := err.(*Broken); ok && r.cfg.Poisoned != nil {
-		r.cfg.Poisoned(b.Cause)
+	if broken != nil && r.cfg.Poisoned != nil {
+		r.cfg.Poisoned(broken.Cause)
 	}
 }
 
@@ -242,24 +258,16 @@ func (r *Replica) failure() error {
 	return r.mu.err
 }
 
-// Close stops the voter. Commits under way are in doubt for their callers; the log knows. The driver's write, if one is under way,
-// is waited for, unless the replica is broken: then it may never come back.
+// Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver is
+// waited for unless it may be parked.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()
-	if _, broken := r.failure().(*Broken); broken {
-		return nil
-	}
 	r.wg.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.wake()
 	select {
-	case <-r.kick: // handed over to a run loop that had ended
-		r.mu.driving = false
-	default:
-	}
-	for r.mu.driving {
-		r.mu.idle.Wait()
+	case <-r.driven:
+	case <-r.lost:
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -12,22 +13,27 @@ import (
 type grant struct {
 	id     zodb.TxnID
 	writes []zodb.Oid
-	reads  []zodb.Oid // without those written
-	since  time.Time  // monotonic
+	reads  []zodb.Oid // without those written; each once
+	since  time.Time  // of the last vote; monotonic
+	alive  time.Time  // its client's last sign of life
 	entry  []byte     // what Finish proposes; nil while conflicts are unresolved
-	sent   bool       // proposed: only the log ends it now
+	sent   bool       // Finish was called: from here on only its outcome, or never having been proposed, ends the grant
 }
 
 // table holds the reservations: writes exclusive, reads shared, each transaction's set taken in one step. Who must wait is
-// served first come, first served: nobody passes a waiting transaction that he conflicts with. It knows nothing of Raft.
+// served first come, first served: nobody passes a waiting transaction that he conflicts with, so nobody starves. It knows
+// nothing of Raft, runs no goroutine and has no clock but now.
 type table struct {
+	now func() time.Time
+
 	mu     sync.Mutex // guards all below; never held across I/O or a wait
 	held   map[zodb.Oid]hold
 	grants map[zodb.TxnID]*grant
-	queue  []*request // bounded by the callers: each waits in its own goroutine, at most vote-wait
+	queue  []*request // oldest first; bounded by the callers: each waits in its own goroutine, at most vote-wait
 	closed bool
 }
 
+// hold is what an oid is reserved for. Invariant: writer != nil or readers > 0, never both.
 type hold struct {
 	writer  *grant
 	readers int
@@ -35,40 +41,63 @@ type hold struct {
 
 type request struct {
 	g     *grant
-	ready chan bool // capacity 1: true granted, false closed
+	ready chan error // capacity 1: nil granted
 }
 
-func newTable() *table {
-	return &table{held: make(map[zodb.Oid]hold), grants: make(map[zodb.TxnID]*grant)}
+func newTable(now func() time.Time) *table {
+	return &table{now: now, held: make(map[zodb.Oid]hold), grants: make(map[zodb.TxnID]*grant)}
 }
 
-// acquire reserves g's set, waiting for incompatible ones until ctx ends: ErrBusy, ErrClosed.
-func (t *table) acquire(ctx context.Context, g *grant) error {
+// acquire reserves g's set, waiting at most wait, and until ctx ends, for incompatible ones: ErrBusy. ErrClosed, ErrVoteLost (aborted while
+// it waited).
+func (t *table) acquire(ctx context.Context, g *grant, wait time.Duration) error {
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return ErrClosed
 	}
-	if t.free(g) && (len(t.queue) == 0 || !t.overtakes(g, len(t.queue))) {
+	if t.known(g.id) {
+		t.mu.Unlock()
+		return fmt.Errorf("transaction %s votes in two places: %w", g.id, ErrVoteLost)
+	}
+	if t.free(g) && (len(t.queue) == 0 || !t.waiting().conflicts(g)) {
 		t.take(g)
 		t.mu.Unlock()
 		return nil
 	}
-	req := &request{g: g, ready: make(chan bool, 1)}
+	req := &request{g: g, ready: make(chan error, 1)}
 	t.queue = append(t.queue, req)
 	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	select {
-	case ok := <-req.ready:
-		return granted(ok)
+	case err := <-req.ready:
+		return err
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	select {
-	case ok := <-req.ready: // it came at the same moment
-		return granted(ok)
+	case err := <-req.ready: // it came at the same moment
+		return err
 	default:
 	}
+	t.drop(req)
+	return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+}
+
+// known tells whether a transaction has a reservation or waits for one. REQUIRES: t.mu.
+func (t *table) known(id zodb.TxnID) bool {
+	for _, q := range t.queue {
+		if q.g.id == id {
+			return true
+		}
+	}
+	return t.grants[id] != nil
+}
+
+// drop ends a wait. REQUIRES: t.mu.
+func (t *table) drop(req *request) {
 	for i, q := range t.queue {
 		if q == req {
 			t.queue = append(t.queue[:i:i], t.queue[i+1:]...)
@@ -76,20 +105,12 @@ func (t *table) acquire(ctx context.Context, g *grant) error {
 		}
 	}
 	t.serve() // those behind may not have to wait any more
-	return ErrBusy
-}
-
-func granted(ok bool) error {
-	if !ok {
-		return ErrClosed
-	}
-	return nil
 }
 
 // free tells whether g's set is compatible with what is held. REQUIRES: t.mu.
 func (t *table) free(g *grant) bool {
 	for _, oid := range g.writes {
-		if h, ok := t.held[oid]; ok && (h.writer != nil || h.readers > 0) {
+		if _, ok := t.held[oid]; ok {
 			return false
 		}
 	}
@@ -101,28 +122,39 @@ func (t *table) free(g *grant) bool {
 	return true
 }
 
-// overtakes tells whether g conflicts with one of the first n that wait. REQUIRES: t.mu.
-func (t *table) overtakes(g *grant, n int) bool {
-	writes := make(map[zodb.Oid]bool) // waiting oid -> somebody wants to write it
-	for _, q := range t.queue[:n] {
-		for _, oid := range q.g.writes {
-			writes[oid] = true
-		}
-		for _, oid := range q.g.reads {
-			writes[oid] = writes[oid]
-		}
-	}
+// wanted is what waiting transactions want: true to write, false to read only.
+type wanted map[zodb.Oid]bool
+
+func (w wanted) add(g *grant) {
 	for _, oid := range g.writes {
-		if _, ok := writes[oid]; ok {
+		w[oid] = true
+	}
+	for _, oid := range g.reads {
+		w[oid] = w[oid]
+	}
+}
+
+func (w wanted) conflicts(g *grant) bool {
+	for _, oid := range g.writes {
+		if _, ok := w[oid]; ok {
 			return true
 		}
 	}
 	for _, oid := range g.reads {
-		if writes[oid] {
+		if w[oid] {
 			return true
 		}
 	}
 	return false
+}
+
+// waiting is what the whole queue wants. REQUIRES: t.mu.
+func (t *table) waiting() wanted {
+	w := make(wanted)
+	for _, q := range t.queue {
+		w.add(q.g)
+	}
+	return w
 }
 
 // take reserves. REQUIRES: t.mu, free(g).
@@ -135,52 +167,64 @@ func (t *table) take(g *grant) {
 		h.readers++
 		t.held[oid] = h
 	}
-	g.since = time.Now()
+	g.since = t.now()
+	g.alive = g.since
 	t.grants[g.id] = g
 }
 
-// serve grants whoever waits and can go. REQUIRES: t.mu.
+// serve grants, oldest first, whoever waits and conflicts neither with a holder nor with an older one that waits. REQUIRES: t.mu.
 func (t *table) serve() {
-	for i := 0; i < len(t.queue); {
-		req := t.queue[i]
-		if !t.free(req.g) || t.overtakes(req.g, i) {
-			i++
+	if len(t.queue) == 0 {
+		return
+	}
+	w := make(wanted)
+	still := t.queue[:0]
+	for _, req := range t.queue {
+		if !t.free(req.g) || w.conflicts(req.g) {
+			w.add(req.g)
+			still = append(still, req)
 			continue
 		}
 		t.take(req.g)
-		t.queue = append(t.queue[:i:i], t.queue[i+1:]...)
-		req.ready <- true
+		req.ready <- nil
 	}
+	clear(t.queue[len(still):])
+	t.queue = still
 }
 
-// get returns a transaction's reservation, nil if it has none.
-func (t *table) get(id zodb.TxnID) *grant {
+// get returns a transaction's reservation, nil if it has none, and whether it was sent.
+func (t *table) get(id zodb.TxnID) (g *grant, sent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.grants[id]
-}
-
-// send marks a reservation as proposed and returns its entry; nil if there is none, or it was not voted to the end.
-func (t *table) send(id zodb.TxnID) (entry []byte, again bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	g := t.grants[id]
-	if g == nil || g.entry == nil {
-		return nil, false
+	if g = t.grants[id]; g != nil {
+		sent = g.sent
 	}
-	again, g.sent = g.sent, true
-	return g.entry, again
+	return g, sent
 }
 
-// vote stores what Finish proposes; false if the reservation is gone.
+// vote stores what Finish proposes, nil if there is nothing yet; false if the reservation is gone meanwhile, or finished.
 func (t *table) vote(g *grant, entry []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.grants[g.id] != g {
+	if t.grants[g.id] != g || g.sent {
 		return false
 	}
-	g.entry = entry
+	now := t.now()
+	g.entry, g.since, g.alive = entry, now, now
 	return true
+}
+
+// send marks a reservation as finished and returns its entry; nil if there is none, it was not voted to the end, or is
+// finished already.
+func (t *table) send(id zodb.TxnID) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g := t.grants[id]
+	if g == nil || g.entry == nil || g.sent {
+		return nil
+	}
+	g.sent = true
+	return g.entry
 }
 
 // release ends a transaction's reservation.
@@ -188,6 +232,7 @@ func (t *table) release(id zodb.TxnID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.releaseLocked(id)
+	t.serve()
 }
 
 func (t *table) releaseLocked(id zodb.TxnID) {
@@ -207,12 +252,9 @@ func (t *table) releaseLocked(id zodb.TxnID) {
 			t.held[oid] = h
 		}
 	}
-	if len(t.queue) > 0 {
-		t.serve()
-	}
 }
 
-// abandon releases a reservation that was not proposed; it reports whether it was.
+// abandon ends a transaction that was not finished, also one that still waits; it reports whether it was finished.
 func (t *table) abandon(id zodb.TxnID) (sent bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -220,18 +262,30 @@ func (t *table) abandon(id zodb.TxnID) (sent bool) {
 		return true
 	}
 	t.releaseLocked(id)
+	for _, req := range t.queue {
+		if req.g.id == id {
+			req.ready <- ErrVoteLost
+			t.drop(req)
+			return false
+		}
+	}
+	t.serve()
 	return false
 }
 
-// expire ends votes older than maxLease that were never finished.
-func (t *table) expire(now time.Time) {
+// renew ends votes that were never finished and whose client gave no sign of life for longer than lease, or that are older
+// than maxLease; the others' clients, all in this process, just gave one.
+func (t *table) renew(lease time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now := t.now()
 	for id, g := range t.grants {
-		if !g.sent && now.Sub(g.since) > maxLease {
+		if !g.sent && (now.Sub(g.alive) > lease || now.Sub(g.since) > maxLease) {
 			t.releaseLocked(id)
 		}
+		g.alive = now
 	}
+	t.serve()
 }
 
 func (t *table) size() int {
@@ -246,7 +300,7 @@ func (t *table) close() {
 	defer t.mu.Unlock()
 	t.closed = true
 	for _, req := range t.queue {
-		req.ready <- false
+		req.ready <- ErrClosed
 	}
 	t.queue = nil
 }

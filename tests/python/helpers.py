@@ -37,3 +37,10 @@ def new(storage: Any, data: bytes = b"data") -> tuple[bytes, bytes]:
     """(oid, tid) of a new object."""
     oid = storage.new_oid()
     return oid, commit(storage, (oid, z64, data))
+
+
+def holds(storage: Any, oid: bytes, data: bytes, tid: bytes) -> None:
+    """The object is as it was, and the storage takes commits."""
+    assert storage.load(oid) == (data, tid)
+    commit(storage, (oid, tid, data + b"!"))
+    assert storage.load(oid)[0] == data + b"!"

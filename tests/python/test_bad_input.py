@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,29 +13,16 @@ from ZODB.utils import maxtid, p64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.config import MB
 from zodb_dht.errors import (
-    Closed,
-    InUse,
-    NewerFormat,
-    NotAPeerDirectory,
-    PermissionDenied,
     TooLarge,
     Unsupported,
     Usage,
-    WrongProcess,
     WrongType,
 )
 
 from .conftest import Opener
-from .helpers import begun, commit, new
+from .helpers import begun, commit, holds, new
 
 UNKNOWN = p64(1 << 40)
-
-
-def holds(storage: DHTStorage, oid: bytes, data: bytes, tid: bytes) -> None:
-    """The object is as it was, and the storage takes commits."""
-    assert storage.load(oid) == (data, tid)
-    commit(storage, (oid, tid, data + b"!"))
-    assert storage.load(oid)[0] == data + b"!"
 
 
 @pytest.mark.parametrize(
@@ -244,89 +226,6 @@ def test_sixteen_megabytes_are_no_problem(storage: DHTStorage) -> None:
     assert storage.load(oid) == (data, tid)
 
 
-def test_a_path_that_is_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"mine")
-    with pytest.raises(NotAPeerDirectory, match=str(file)):
-        DHTStorage(file)
-    with pytest.raises(NotAPeerDirectory, match=str(file)):
-        DHTStorage(file / "below")
-    assert file.read_bytes() == b"mine"
-
-
-def test_a_directory_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_bytes(b"mine")
-    with pytest.raises(NotAPeerDirectory, match=str(tmp_path)):
-        DHTStorage(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
-
-
-def test_nothing_there_and_not_to_be_created(tmp_path: Path) -> None:
-    with pytest.raises(NotAPeerDirectory, match="peer"):
-        DHTStorage(tmp_path / "peer", create=False)
-    assert not (tmp_path / "peer").exists()
-
-
-def test_a_directory_of_a_newer_format(open_storage: Opener, tmp_path: Path) -> None:
-    storage = open_storage()
-    oid, tid = new(storage)
-    storage.close()
-    file = tmp_path / "peer" / "format"
-    old = file.read_text()
-    file.write_text(old.replace("format 1", "format 1000"))
-    before = {p: p.read_bytes() for p in sorted((tmp_path / "peer").rglob("*")) if p.is_file()}
-    with pytest.raises(NewerFormat, match="1000"):
-        open_storage()
-    after = {p: p.read_bytes() for p in sorted((tmp_path / "peer").rglob("*")) if p.is_file()}
-    del before[tmp_path / "peer" / "lock"], after[tmp_path / "peer" / "lock"]
-    assert after == before
-    file.write_text(old)
-    holds(open_storage(), oid, b"data", tid)
-
-
-# Opens argv[1] and prints the class of the error and its text.
-OPENER = """\
-import os, sys
-if os.geteuid() == 0 and "unprivileged" in sys.argv:
-    import zodb_dht._core, zodb_dht.storage  # while they can be read
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-from zodb_dht import DHTStorage
-try:
-    DHTStorage(sys.argv[1])
-except Exception as e:
-    print(type(e).__name__, e)
-else:
-    print("opened")
-"""
-
-
-def open_elsewhere(path: Path, *args: str) -> str:
-    """What another process gets that opens path."""
-    done = subprocess.run(
-        [sys.executable, "-c", OPENER, str(path), *args], check=True, capture_output=True, text=True, timeout=60
-    )
-    return done.stdout
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-def test_missing_permission(fresh: bool, tmp_path: Path) -> None:
-    above = Path("/tmp") / f"zodb_dht-permission-{os.getpid()}-{fresh}"  # all of its path must be open to others
-    above.mkdir(mode=0o755)
-    try:
-        if not fresh:
-            DHTStorage(above / "peer").close()
-            (above / "peer").chmod(0o500)
-        above.chmod(0o555)
-        out = open_elsewhere(above / "peer", "unprivileged")
-        assert out.startswith(PermissionDenied.__name__), out
-        assert str(above / "peer") in out
-    finally:
-        above.chmod(0o755)
-        if not fresh:
-            (above / "peer").chmod(0o755)
-        shutil.rmtree(above)
-
-
 def test_read_only(open_storage: Opener) -> None:
     storage = open_storage()
     oid, tid = new(storage)
@@ -353,94 +252,3 @@ def test_read_only(open_storage: Opener) -> None:
     assert storage.load(oid) == (b"data", tid)
     storage.close()
     holds(open_storage(), oid, b"data", tid)
-
-
-def test_a_directory_in_use(storage: DHTStorage, open_storage: Opener, tmp_path: Path) -> None:
-    oid, tid = new(storage)
-    with pytest.raises(InUse, match=str(os.getpid())) as e:
-        open_storage()
-    assert e.value.pid == os.getpid()
-    out = open_elsewhere(tmp_path / "peer")
-    assert out.startswith("InUse")
-    assert str(os.getpid()) in out
-    holds(storage, oid, b"data", tid)
-    storage.close()
-    assert open_elsewhere(tmp_path / "peer") == "opened\n"
-    assert open_storage().load(oid)[0] == b"data!"
-
-
-CALLS: list[Callable[[Any], Any]] = [
-    lambda s: s.load(z64),
-    lambda s: s.loadBefore(z64, maxtid),
-    lambda s: s.loadBefore(z64, p64(5)),
-    lambda s: s.loadSerial(z64, p64(1)),
-    lambda s: s.getTid(z64),
-    lambda s: s.history(z64),
-    lambda s: s.lastTransaction(),
-    lambda s: s.getSize(),
-    lambda s: len(s),
-    lambda s: s.new_oid(),
-    lambda s: s.tpc_begin(TransactionMetaData()),
-    lambda s: s.new_instance(),
-]
-ROOT_CALLS: list[Callable[[Any], Any]] = [
-    lambda s: s.iterator(),
-    lambda s: s.copyTransactionsFrom(s),
-    lambda s: s.prefetch([z64], maxtid),
-    lambda s: s.outcome(b"t" * 16),
-    lambda s: s.new_client(),
-]
-VIEW_CALLS: list[Callable[[Any], Any]] = [lambda s: s.poll_invalidations(), lambda s: s.prefetch([z64])]
-
-
-def test_use_after_close(storage: DHTStorage) -> None:
-    new(storage)
-    polled, unpolled, released = storage.new_instance(), storage.new_instance(), storage.new_instance()
-    polled.poll_invalidations()
-    released.release()
-    for call in CALLS[:-1] + VIEW_CALLS:
-        with pytest.raises(Closed):
-            call(released)
-    voted = begun(storage, (storage.new_oid(), z64, b"x"))
-    storage.tpc_vote(voted)
-    storage.close()
-    storage.close()
-    for call in CALLS + ROOT_CALLS:
-        with pytest.raises(Closed):
-            call(storage)
-    for view in (polled, unpolled):
-        for call in CALLS + VIEW_CALLS:
-            with pytest.raises(Closed):
-                call(view)
-    with pytest.raises(StorageTransactionError):  # its transactions went with it
-        storage.tpc_finish(voted)
-    storage.tpc_abort(voted)
-    assert storage.getName()
-    assert storage.sortKey()
-
-
-def test_use_after_fork(storage: DHTStorage) -> None:
-    oid, tid = new(storage)
-    view = storage.new_instance()
-    view.poll_invalidations()
-    voted = begun(storage, (storage.new_oid(), z64, b"x"))
-    storage.tpc_vote(voted)
-    pid = os.fork()
-    if pid == 0:
-        wrong = 1
-        try:
-            calls: list[Callable[[], Any]] = [partial(call, one) for one in (storage, view) for call in CALLS[:9]]
-            calls += [partial(storage.tpc_finish, voted), view.poll_invalidations, partial(view.load, oid)]
-            refused = 0
-            for call in calls:
-                try:
-                    call()
-                except WrongProcess:
-                    refused += 1
-            wrong = len(calls) - refused
-        finally:
-            os._exit(min(wrong, 100))
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    storage.tpc_finish(voted)
-    holds(storage, oid, b"data", tid)

@@ -52,6 +52,7 @@ type Store struct {
 	heads    *recent[zodb.Oid, head]
 	outcomes *recent[zodb.TxnID, Position]
 	opened   Position // outcomes knows all positions above it
+	torn     *TornTail
 	scratch  []byte
 	key      []byte
 	applies  uint64     // how often heads was brought up to date
@@ -67,6 +68,10 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	torn, err := findTornTail(cfg)
+	if err != nil {
+		return nil, err
+	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
 	db, err := s.openPebble(cfg)
 	if err != nil {
@@ -77,6 +82,10 @@ func Open(cfg Config) (*Store, error) {
 	st, err := s.readState()
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
+	}
+	if s.torn = torn; torn != nil {
+		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
+			"file", torn.File, "offset", torn.Offset)
 	}
 	s.opened = st.Applied
 	s.current.Store(&st)
@@ -157,6 +166,9 @@ func (s *Store) readState() (state, error) {
 		return state{Stats: Stats{NextOid: 1}}, nil // 0 is the root's: DB() never asks for it
 	}
 	if err != nil {
+		if pebble.IsCorruptionError(err) {
+			err = &Corrupt{File: "the state row", Cause: err}
+		}
 		return state{}, fmt.Errorf("read the state row: %w", err)
 	}
 	st, err := decodeState(v)

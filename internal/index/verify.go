@@ -17,6 +17,7 @@ type Report struct {
 	Digest       zodb.Hash // of the last transaction record: names the whole history
 	Damaged      []Corrupt // at most maxDamaged
 	More         uint64    // damaged places beyond those
+	Torn         *TornTail // what the last Open cut off; no damage
 }
 
 const maxDamaged = 1000
@@ -44,7 +45,7 @@ func (r *Report) note(err error) error {
 // an error. It runs beside Apply and judges the state that it began with.
 func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (Report, error) {
 	v := verifier{s: s, ctx: ctx, progress: progress, stats: s.Stats()}
-	v.report = Report{LastTid: v.stats.LastTid, Digest: v.stats.Digest}
+	v.report = Report{LastTid: v.stats.LastTid, Digest: v.stats.Digest, Torn: s.torn}
 	v.total = 2 * v.stats.Records
 	err := v.records()
 	if err == nil && !v.scanned {

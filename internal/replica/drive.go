@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -125,6 +127,7 @@ func (r *Replica) drive() {
 			if !more {
 				break
 			}
+			runtime.Gosched()
 		}
 		if r.failure() != nil {
 			return
@@ -159,11 +162,24 @@ func (r *Replica) round() (bool, error) {
 		if err := r.log.end(batch); err != nil {
 			return false, fmt.Errorf("append to the log: %w", err)
 		}
+		if err := r.log.mark.promise(lastOf(appends)); err != nil {
+			return false, fmt.Errorf("append to the log: %w", err)
+		}
 	}
 	if len(appends) == 0 {
 		return true, nil
 	}
 	return true, r.appended(appends)
+}
+
+// lastOf is the last entry of a round's appends, 0 if they carry none.
+func lastOf(appends []*raftpb.Message) uint64 {
+	for _, m := range slices.Backward(appends) {
+		if e := m.GetEntries(); len(e) > 0 {
+			return e[len(e)-1].GetIndex()
+		}
+	}
+	return 0
 }
 
 // take proposes what waits and gives the driver its work, none if there is nothing to do or the replica has ended.

@@ -24,6 +24,7 @@ const (
 type logStore struct {
 	*raft.MemoryStorage
 	db       *pebble.DB
+	mark     *mark  // nil: none is kept
 	id       uint64 // random: an incarnation of this voter
 	conf     *raftpb.ConfState
 	hard     *raftpb.HardState // what the row says, or is about to
@@ -55,6 +56,27 @@ func openLog(db *pebble.DB, applied uint64) (*logStore, error) {
 		return nil, err
 	}
 	return l, l.readHard(applied)
+}
+
+// openMark holds the log against what was promised of it.
+func (l *logStore) openMark(cfg Config) error {
+	if cfg.Dir == "" {
+		return nil
+	}
+	m, sound, err := openMark(cfg.FS, cfg.Dir)
+	if err != nil {
+		return err
+	}
+	last, _ := l.LastIndex()
+	if m.last > last {
+		return errors.Join(corrupt(cfg.Dir, "the log ends at entry %d, but entries up to %d were acknowledged: a write-ahead log (*.log) is damaged"+
+			" or cut; to go on with what is left, remove %s", last, m.last, m.name), m.close())
+	}
+	if !sound {
+		cfg.Logger.Warn("a part of the log's mark is unreadable; the log is held to the promise before it", "file", m.name, "promised", m.last, "last", last)
+	}
+	l.mark = m
+	return nil
 }
 
 // found makes a group of this one voter.

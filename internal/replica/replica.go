@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -37,6 +38,8 @@ type Transport interface {
 // Config says what a replica works on.
 type Config struct {
 	DB        *pebble.DB  // the log's rows begin with 'l'; the caller closes it after Close
+	FS        vfs.FS      // where the mark lies; nil is the operating system's
+	Dir       string      // holds the mark, the last entry promised to be durable; "": none is kept, and damage to the end of the log looks torn
 	State     index.State // applied to by this replica alone
 	Transport Transport   // nil: a group of one voter
 	// Applied is called after each Apply, in order, before the proposer gets its answer. It must not call the replica.
@@ -78,6 +81,9 @@ func (c Config) withDefaults() Config {
 	set(&c.Lease, 10*time.Second)
 	set(&c.FinishTimeout, 30*time.Second)
 	set(&c.Tick, 100*time.Millisecond)
+	if c.FS == nil {
+		c.FS = vfs.Default
+	}
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
@@ -151,6 +157,9 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := log.openMark(cfg); err != nil {
+		return nil, err
+	}
 	r := &Replica{
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
 		dead: make(chan struct{}), driven: make(chan struct{}), lost: make(chan struct{}),
@@ -165,7 +174,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, Logger: raftLog{cfg.Logger},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start raft: %w", err)
+		return nil, errors.Join(fmt.Errorf("start raft: %w", err), log.mark.close())
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
@@ -268,6 +277,7 @@ func (r *Replica) Close() error {
 	select {
 	case <-r.driven:
 	case <-r.lost:
+		return nil // the driver may still write the mark
 	}
-	return nil
+	return r.log.mark.close()
 }

@@ -1,0 +1,85 @@
+package replica
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+func reopened(t *testing.T, dir string) (*mark, bool) {
+	t.Helper()
+	m, sound, err := openMark(vfs.Default, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.close() }) // a second close is an error and no matter
+	return m, sound
+}
+
+func TestTheMarkKeepsTheLastPromise(t *testing.T) {
+	dir := t.TempDir()
+	m, sound := reopened(t, dir)
+	if m.last != 0 || !sound {
+		t.Fatalf("a new mark: %d, %v", m.last, sound)
+	}
+	// Raft may replace a tail: the mark follows it down, too.
+	for _, last := range []uint64{1, 2, 3, 7, 7, 5, 6} {
+		if err := m.promise(last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, sound = reopened(t, dir); m.last != 6 || !sound {
+		t.Errorf("%d, %v", m.last, sound)
+	}
+	if info, err := os.Stat(filepath.Join(dir, markFile)); err != nil || info.Size() != 2*markSlot {
+		t.Errorf("%v %v", info, err)
+	}
+}
+
+func TestAMarkWithADamagedSlotHoldsTheOther(t *testing.T) {
+	for i := range 2 * markSlot {
+		dir := t.TempDir()
+		m, _ := reopened(t, dir)
+		if err := errors.Join(m.promise(1), m.promise(2)); err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(dir, markFile)
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[i] ^= 4
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, sound := reopened(t, dir)
+		if want := uint64(1 + i/markSlot); sound || m.last != want { // the second promise lies in slot 0
+			t.Errorf("byte %d: %d, want %d, %v", i, m.last, want, sound)
+		}
+		if err := errors.Join(m.promise(9), m.promise(10)); err != nil {
+			t.Fatal(err)
+		}
+		if m, sound = reopened(t, dir); !sound || m.last != 10 {
+			t.Errorf("byte %d: the next promises mend nothing: %d, %v", i, m.last, sound)
+		}
+	}
+}
+
+func TestACutMarkIsNotSound(t *testing.T) {
+	for _, size := range []int{1, markSlot, 2*markSlot - 1} {
+		dir := t.TempDir()
+		m, _ := reopened(t, dir)
+		if err := m.promise(4); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(m.name, int64(size)); err != nil {
+			t.Fatal(err)
+		}
+		if _, sound := reopened(t, dir); sound {
+			t.Errorf("%d bytes are called sound", size)
+		}
+	}
+}

@@ -1,0 +1,16 @@
+"""Run by zconsole, which binds `app`: makes the Plone site, unless there is one, with the distribution of its Classic UI."""
+
+import transaction
+from AccessControl.SecurityManagement import newSecurityManager
+from Products.CMFPlone.factory import addPloneSite
+from Testing.makerequest import makerequest
+
+app = makerequest(app)  # noqa: F821
+admin = app.acl_users.getUserById("admin")
+newSecurityManager(None, admin.__of__(app.acl_users))
+if "Plone" not in app.objectIds():
+    site = addPloneSite(app, "Plone", title="A site", distribution_name="classic", setup_content=False)
+    site.portal_setup.runAllImportStepsFromProfile("profile-plone.restapi:default")  # logins by token
+    transaction.get().note("Plone site")
+    transaction.commit()
+app._p_jar.close()

@@ -84,6 +84,12 @@ case "${1:-help}" in
     .venv/bin/mypy python/zodb_dht ;;
   soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
   bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
+  plone)
+    install_wheel; shift
+    .venv/bin/python tests/zope/run.py "$@"
+    .venv/bin/python tests/zope/times.py "$@" ;;
+  plone-tests)    install_wheel; shift; .venv/bin/python tests/zope/suites.py "$@" ;;
+  plone-buildout) install_wheel; .venv/bin/python tests/zope/buildout.py ;;
   wheel) wheel ;;
   clean) rm -rf .venv build dist python/*.egg-info python/zodb_dht/_core.abi3.* python/zodb_dht/_bin ;;
   help)
@@ -94,6 +100,9 @@ case "${1:-help}" in
 ./build.sh lint   golangci-lint, ruff, mypy --strict
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
 ./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
+./build.sh plone [STORAGE ...]   a Plone site's life, checked, and its times, on filestorage, zeo and dht
+./build.sh plone-tests           ZODB's, ZCatalog's and plone.app.contenttypes' own tests on dht
+./build.sh plone-buildout        examples/buildout, run
 ./build.sh wheel  the wheel, in build/wheel
 ./build.sh clean  remove what the others made
 EOF

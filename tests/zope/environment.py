@@ -28,7 +28,8 @@ def say(text: str) -> None:
 
 
 def _pip(*args: str | os.PathLike[str]) -> None:
-    subprocess.run([BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *args], check=True)
+    pip = [BIN / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *args], check=True)
 
 
 def _once(name: str, inputs: bytes, install: list[str | os.PathLike[str]], what: str) -> None:
@@ -45,7 +46,7 @@ def _once(name: str, inputs: bytes, install: list[str | os.PathLike[str]], what:
 
 
 def ensure(*names: str, dht: bool = False) -> Path:
-    """The bin directory of a virtualenv with requirements.txt and each requirements-NAME.txt; with dht the wheel, too."""
+    """The bin directory, with requirements.txt and each requirements-NAME.txt installed; with dht the wheel, too."""
     if not (BIN / "python").exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", BUILD / "venv"], check=True)

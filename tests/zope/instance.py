@@ -113,6 +113,12 @@ class Instance:
         ini = ZOPE_INI.format(instance=self.directory, filters=filters, threads=THREADS)
         (self.directory / "etc" / "zope.ini").write_text(ini)
 
+    def script_command(self) -> list[str | Path]:
+        return [self.bin_dir / "zconsole", "run", self.conf]
+
+    def serve_command(self) -> list[str | Path]:
+        return [self.bin_dir / "runwsgi", self.directory / "etc" / "zope.ini"]
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(HERE), "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -123,8 +129,8 @@ class Instance:
     def run_script(self, script: Path, *args: str | os.PathLike[str]) -> str:
         """The output of a script that zconsole runs; the instance must be stopped."""
         self.start_server()
-        command = [self.bin_dir / "zconsole", "run", self.conf, script, *args]
-        done = subprocess.run(command, env=self._environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command = [*self.script_command(), script, *args]
+        done = subprocess.run(command, env=self._environment(), capture_output=True)
         with self.log_path.open("ab") as log:
             log.write(done.stderr)
         if done.returncode != 0:
@@ -134,9 +140,12 @@ class Instance:
     def start(self) -> None:
         """Start Zope, and wait until it listens."""
         self.start_server()
-        command = [self.bin_dir / "runwsgi", self.directory / "etc" / "zope.ini"]
         self._zope = subprocess.Popen(
-            command, env=self._environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            self.serve_command(),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         listening = threading.Event()
         self._drain = threading.Thread(target=self._copy_log, args=(self._zope, listening), daemon=True)

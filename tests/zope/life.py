@@ -274,6 +274,8 @@ class Life:
         return there
 
     def _undone(self, ids: list[str]) -> None:
+        if not ids:
+            raise Mismatch("the ZMI offers no transaction to undo")
         page = self.browser.undo(ids)
         if "alert-danger" in page:
             raise Mismatch(f"undo of {ids}: {page[page.index('alert-danger') :][:400]}")

@@ -1,12 +1,13 @@
 """Run by zconsole: checks a stopped site's database against a model, and prints what it saw as JSON.
 
-Last argument: the model's file. Every record that the root reaches is loaded; every BTree among them checked; every blob
-read; each catalog's tables compared with each other and with the content.
+Last argument: the model's file. Every record that the root reaches is loaded; every BTree among them checked; every
+blob read; each catalog's tables compared with each other and with the content.
 """
 
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 from Acquisition import aq_base
 from BTrees.check import check as check_btree
@@ -16,8 +17,8 @@ from ZODB.blob import Blob
 from ZODB.serialize import referencesf
 from ZODB.utils import z64
 
-app = app  # noqa: F821, PLW0127 - zconsole binds it
-model = json.loads(open(sys.argv[-1]).read())
+app = app  # noqa: F821 - zconsole binds it
+model = json.loads(Path(sys.argv[-1]).read_text())
 connection = app._p_jar
 storage = connection._storage
 

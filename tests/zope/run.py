@@ -1,8 +1,8 @@
 """A Plone site's whole life on each of the storages: python tests/zope/run.py [--size N] [--json FILE] [STORAGE ...]
 
-For each storage: a fresh site; its life over HTTP with 4 threads (life.py); a restart; a kill -9 while four editors write,
-and a restart; everything read back each time; then, with the site stopped, its database checked (offline_script.py), and
-for dht by `zodb-dht verify`. Ends with one line a storage; exit 1 at the first difference.
+For each storage: a fresh site; its life over HTTP with 4 threads (life.py); a restart; a kill -9 while four editors
+write, and a restart; everything read back each time; then, with the site stopped, its database checked
+(offline_script.py), and for dht by `zodb-dht verify`. Ends with one line a storage; exit 1 at the first difference.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run by zconsole, which binds `app`: makes the Plone site, unless there is one, with the distribution of its Classic UI."""
+"""Run by zconsole, which binds `app`: makes the Plone site, of the Classic UI's distribution, unless there is one."""
 
 import transaction
 from AccessControl.SecurityManagement import newSecurityManager

@@ -4,10 +4,11 @@ STORAGE is what the tests get where they ask for no storage in particular:
   stock        what they would get anyway, in memory: the numbers to compare with
   filestorage  FileStorage
   dht          DHTStorage: with its own snapshots below ZODB.DB, in shared mode below DemoStorage
+  dht-shared   DHTStorage in shared mode, below ZODB's MVCCAdapter, too
 
-They ask for none in particular in three ways. DemoStorage() without a base (Testing.custom_zodb, plone.testing's EmptyZODB and
-Startup): its base is swapped, and, in every DemoStorage, where the layers of plone.testing stack one for each test, so are
-the changes. ZODB.DB(None) and its like. <mappingstorage> in a configuration text.
+They ask for none in particular in three ways. DemoStorage() without a base (Testing.custom_zodb, plone.testing's
+EmptyZODB and Startup): its base is swapped, and in every DemoStorage, one for each test in the layers of plone.testing,
+so are the changes. ZODB.DB(None) and its like. <mappingstorage> in a configuration text.
 """
 
 from __future__ import annotations
@@ -56,9 +57,14 @@ def factories(name: str) -> tuple[Factory, Factory]:
 
     if name == "filestorage":
         return filestorage, filestorage
-    if name == "dht":
-        return dht, lambda: dht(shared=True)
-    raise SystemExit(f"{name}: not stock, filestorage or dht")
+
+    def shared() -> Any:
+        return dht(shared=True)
+
+    kinds = {"filestorage": (filestorage, filestorage), "dht": (dht, shared), "dht-shared": (shared, shared)}
+    if name not in kinds:
+        raise SystemExit(f"{name}: not stock, {', '.join(kinds)}")
+    return kinds[name]
 
 
 def swap(for_db: Factory, for_demo: Factory) -> None:
@@ -73,6 +79,10 @@ def swap(for_db: Factory, for_demo: Factory) -> None:
         close_base_on_close: bool | None = None,
         close_changes_on_close: bool | None = None,
     ) -> None:
+        # Closing a stack closes what is below it, which the tests go on using: a MappingStorage does not mind. Ours is
+        # closed with the database that it was made for.
+        if base is not None and close_base_on_close is None:
+            close_base_on_close = False
         base = for_demo() if base is None else base
         changes = for_demo() if changes is None else changes
         demo_init(self, name, base, changes, close_base_on_close, close_changes_on_close)

@@ -1,8 +1,8 @@
-"""What visitors and editors wait for, on each storage in one run: python tests/zope/times.py [--json FILE] [STORAGE ...]
+"""What visitors and editors wait for, on each storage in one run: times.py [--json FILE] [STORAGE ...]
 
-A site on each storage, the same content in all, all running at once with 4 threads each; every kind of request goes to one
-after the other in turn, so that what else the machine does hits all alike. Medians. For each request storage_loads counts
-what the storage was asked for; "in load" is the time inside it.
+A site on each storage, the same content in all, all running at once with 4 threads each; every kind of request goes to
+one after the other in turn, so that what else the machine does hits all alike. Medians. For each request storage_loads
+counts what the storage was asked for; "in load" is the milliseconds inside it.
 """
 
 from __future__ import annotations
@@ -106,12 +106,11 @@ def measure(sites: Mapping[str, Life], starts: Mapping[str, Instance]) -> dict[s
                     sample(request.name, name, ask)
                 else:
                     ask()  # templates are compiled, connections opened
-    return {
-        what: {
-            name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in by_name.items()
-        }
-        for what, by_name in samples.items()
-    }
+    return {what: {name: _medians(rows) for name, rows in by_name.items()} for what, by_name in samples.items()}
+
+
+def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
 def table(medians: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:

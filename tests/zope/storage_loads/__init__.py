@@ -1,7 +1,7 @@
 """Counts what a storage is asked for: a <storage-loads> section around another storage's, and a WSGI filter.
 
-The wrapper provides what the wrapped storage provides. Its counts are the thread's, so that the filter can tell those of
-one request: they travel in its answer's X-Storage-* headers.
+The wrapper provides what the wrapped storage provides. Its counts are the thread's, so that the filter can tell those
+of one request: they travel in its answer's X-Storage-* headers.
 """
 
 from __future__ import annotations

@@ -79,14 +79,15 @@ case "${1:-help}" in
     venv test
     go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$LINT"
     "$(go env GOPATH)/bin/golangci-lint" run --build-tags "$TAGS" ./...
-    .venv/bin/ruff check python tests setup.py
-    .venv/bin/ruff format --check python tests setup.py
+    .venv/bin/ruff check python tests examples setup.py
+    .venv/bin/ruff format --check python tests examples setup.py
     .venv/bin/mypy python/zodb_dht ;;
   soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
   bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
   plone)
     install_wheel; shift
     .venv/bin/python tests/zope/run.py "$@"
+    .venv/bin/python tests/zope/migrate.py
     .venv/bin/python tests/zope/times.py "$@" ;;
   plone-tests)    install_wheel; shift; .venv/bin/python tests/zope/suites.py "$@" ;;
   plone-buildout) install_wheel; .venv/bin/python tests/zope/buildout.py ;;
@@ -100,7 +101,7 @@ case "${1:-help}" in
 ./build.sh lint   golangci-lint, ruff, mypy --strict
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
 ./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
-./build.sh plone [STORAGE ...]   a Plone site's life, checked, and its times, on filestorage, zeo and dht
+./build.sh plone [STORAGE ...]   a Plone site: its life, checked, its move to a peer and back, its times
 ./build.sh plone-tests           ZODB's, ZCatalog's and plone.app.contenttypes' own tests on dht
 ./build.sh plone-buildout        examples/buildout, run
 ./build.sh wheel  the wheel, in build/wheel

@@ -146,6 +146,7 @@ class Instance:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # a script of buildout's has Zope in a child
         )
         listening = threading.Event()
         self._drain = threading.Thread(target=self._copy_log, args=(self._zope, listening), daemon=True)
@@ -173,11 +174,11 @@ class Instance:
         zope, self._zope = self._zope, None
         if zope is None:
             return
-        zope.send_signal(sent)
+        os.killpg(zope.pid, sent)
         try:
             zope.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            zope.kill()
+            os.killpg(zope.pid, signal.SIGKILL)
             zope.wait()
             raise InstanceError(f"Zope did not stop within {STOP_SECONDS} s of {sent.name}") from None
         finally:

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,8 +93,8 @@ def run(bin_dir: Path, suite: Suite, storage: str) -> Counts:
     [site_packages] = (bin_dir.parent / "lib").glob("python3*/site-packages")
     command = [bin_dir / "python", HERE / "swap.py", storage, f"--test-path={site_packages}", *suite.arguments]
     began = time.monotonic()
-    with log.open("wb") as out:
-        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    with log.open("wb") as out, tempfile.TemporaryDirectory(prefix="swapped-") as files:
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TMPDIR": files}
         subprocess.run(
             command,
             env=environment,

@@ -13,10 +13,8 @@ so are the changes. ZODB.DB(None) and its like. <mappingstorage> in a configurat
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -33,10 +31,8 @@ Factory = Callable[[], Any]
 
 def factories(name: str) -> tuple[Factory, Factory]:
     """(a storage for ZODB.DB, a storage for DemoStorage), each new and empty, below one temporary directory."""
-    # The tests move tempfile.tempdir about and remove it; a child that runs one more layer has a directory of its own.
+    # suites.py removes $TMPDIR when all is closed. The tests move tempfile.tempdir about.
     where = os.path.realpath(tempfile.mkdtemp(prefix="swap-"))
-    owner = os.getpid()
-    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(where, ignore_errors=True))
     numbers = itertools.count()
 
     def directory() -> str:

@@ -199,7 +199,7 @@ func (n *Node) enterWrite() error {
 }
 
 // Close ends the peer: operations under way are waited for (each has its deadline), the log stops, memory is written to tables.
-// A second Close does nothing.
+// A second Close does nothing. A broken peer writes nothing any more; if its disk parked a thread for good, it keeps its directory until the process ends.
 func (n *Node) Close() error {
 	if !n.closed.CompareAndSwap(false, true) {
 		return nil
@@ -222,6 +222,12 @@ func (n *Node) stop() error {
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
+	if n.store != nil && n.Broken() != nil {
+		if !n.store.Abandon(n.log != nil && n.log.Stuck()) {
+			return errors.Join(errs...) // the lock stays, too: what is left of Pebble may still write to the directory
+		}
+		return errors.Join(append(errs, n.dir.close())...)
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

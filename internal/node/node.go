@@ -26,6 +26,7 @@ type Node struct {
 	store *index.Store
 	log   *replica.Replica
 	cache *recordCache
+	ahead *readahead
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
@@ -88,6 +89,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		}
 	}
 	st := n.store.Stats()
+	n.ahead = newReadahead(n.cache, n.store, n.cache.fits(st))
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
@@ -222,6 +224,9 @@ func (n *Node) stop() error {
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
+	if n.ahead != nil {
+		n.ahead.close()
+	}
 	if n.store != nil && n.Broken() != nil {
 		if !n.store.Abandon(n.log != nil && n.log.Stuck()) {
 			return errors.Join(errs...) // the lock stays, too: what is left of Pebble may still write to the directory

@@ -65,6 +65,7 @@ func (r *Replica) guard(who string) {
 	if p == nil {
 		return
 	}
+	r.panicked.Store(true)
 	r.cfg.Logger.Error("the log panicked", "in", who, "panic", p, "stack", string(debug.Stack()))
 	err, ok := p.(error)
 	if !ok {
@@ -106,46 +107,74 @@ func (r *Replica) send(m *raftpb.Message) {
 	}
 }
 
-// drive is the driver's goroutine: the only one that writes and applies.
-func (r *Replica) drive() {
+// serve is the driver's goroutine: it drives whatever no caller drives.
+func (r *Replica) serve() {
 	defer close(r.driven)
-	defer r.guard("driver")
-	defer r.idle() // before the guard tells anybody
 	for {
 		select {
 		case <-r.kick:
 		case <-r.dead:
 			return
 		}
-		for {
-			more, err := r.round()
-			if err != nil {
-				r.idle()
-				r.end(&Broken{Cause: err})
-				return
-			}
-			if !more {
-				break
-			}
-			runtime.Gosched()
+		if !r.start() {
+			continue // a caller drives; it kicks again for what it leaves
 		}
+		r.drive(nil)
 		if r.failure() != nil {
 			return
 		}
 	}
 }
 
-// idle says that the driver is in no call from which it might not come back.
-func (r *Replica) idle() {
+// start takes the drive, false if somebody has it.
+func (r *Replica) start() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.busy = false
+	free := !r.mu.driving
+	r.mu.driving = true
+	return free
+}
+
+// drive takes the replica through rounds: the one place that writes and applies. Who calls it has set r.mu.driving. The goroutine
+// (own is nil) drives until nothing is left to do; a caller until its own proposal is decided or others wait, whose rounds shall
+// not cost it time.
+func (r *Replica) drive(own *proposal) {
+	released := false
+	defer r.guard("driver")
+	defer func() {
+		if !released {
+			r.leave() // before the guard tells anybody
+		}
+	}()
+	for {
+		more, err := r.round(own)
+		if err != nil {
+			r.leave()
+			released = true
+			r.end(&Broken{Cause: err})
+			return
+		}
+		if !more {
+			released = true
+			return
+		}
+		if own == nil {
+			runtime.Gosched()
+		}
+	}
+}
+
+// leave gives the drive up after a failure: nobody takes rounds any more once that is told.
+func (r *Replica) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.busy, r.mu.driving = false, false
 }
 
 // round starts one append, applies what earlier ones made committed while the disk syncs it, and then lets raft answer. It reports
-// whether there was anything to do.
-func (r *Replica) round() (bool, error) {
-	appends, applies, err := r.take()
+// whether there was anything to do; if not, the drive was given up.
+func (r *Replica) round(own *proposal) (bool, error) {
+	appends, applies, err := r.take(own)
 	if err != nil || len(appends)+len(applies) == 0 {
 		return false, err
 	}
@@ -182,12 +211,21 @@ func lastOf(appends []*raftpb.Message) uint64 {
 	return 0
 }
 
-// take proposes what waits and gives the driver its work, none if there is nothing to do or the replica has ended.
-func (r *Replica) take() (appends, applies []*raftpb.Message, err error) {
+// take proposes what waits and gives the driver its work; none, and the drive is given up, if there is nothing to do, the replica
+// has ended, or the rest is not own's.
+func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.busy = false
 	if r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed) {
+		r.mu.driving = false
+		return nil, nil, nil
+	}
+	if own != nil && own.given && (len(r.mu.queue) > 0 || r.mu.waiting[own.id] == nil) {
+		r.mu.driving = false
+		if r.mu.err != nil || len(r.mu.queue)+len(r.mu.appends)+len(r.mu.applies) > 0 {
+			r.wake()
+		}
 		return nil, nil, nil
 	}
 	if len(r.mu.queue) > 0 && r.mu.err == nil {
@@ -200,6 +238,10 @@ func (r *Replica) take() (appends, applies []*raftpb.Message, err error) {
 	appends, applies = r.mu.appends, r.mu.applies
 	r.mu.appends, r.mu.applies = nil, nil
 	r.mu.busy = len(appends)+len(applies) > 0
+	r.mu.driving = r.mu.busy
+	if !r.mu.driving && own != nil && r.mu.err != nil {
+		r.wake() // the goroutine has to see the end, too
+	}
 	return appends, applies, nil
 }
 

@@ -3,11 +3,11 @@
 // A transaction is voted (its objects reserved, in memory, at the leader), then finished (one log entry, durable on a majority,
 // applied). Safety rests on Apply, which judges each entry again; reservations only keep transactions from failing late.
 //
-// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one goroutine, the driver, writes to
-// disk and applies. What is proposed while it waits for a sync is one append with one sync afterwards, and what that sync made
-// committed is applied while the next one runs. Callers never touch the disk: a disk that hangs, or a Pebble that parks its
-// caller, costs them a timeout, not the thread. A failed write, a failed sync or a panic poisons the replica: nothing is
-// acknowledged any more, and no write is repeated.
+// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one at a time drives it: writes to disk
+// and applies. That is a goroutine, or whoever proposes while nobody else does: his commit then costs no change of threads (ADR 2).
+// What is proposed while the driver waits for a sync is one append with one sync afterwards, and what that sync made committed is
+// applied while the next one runs. A failed write, a failed sync or a panic poisons the replica: nothing is acknowledged any
+// more, and no write is repeated. A disk that hangs holds the driver, and everybody else until his timeout.
 //
 // Carries G1, G2, G7. Bytes and crash cases: docs/format.md. (The Raft paper: https://raft.github.io/raft.pdf)
 package replica
@@ -124,6 +124,8 @@ type Replica struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the clock; Close cancels it, then waits
 	leads  atomic.Bool
+	// panicked says that Pebble's or raft's own locks may be held for good.
+	panicked atomic.Bool
 
 	// mu guards raft and what waits for it. Never held across I/O, Apply or a callback. After the table's.
 	mu struct {
@@ -136,7 +138,8 @@ type Replica struct {
 		proposed  uint64                   // how many proposals there were
 		appends   []*raftpb.Message        // for the driver, in order
 		applies   []*raftpb.Message        // for the driver, in order
-		busy      bool                     // the driver is on its way through a round, and looks again after it
+		driving   bool                     // somebody takes the replica through rounds, and looks for work again after each
+		busy      bool                     // the driver is within a round: it may be parked in a write
 		lastTid   zodb.Tid                 // the highest suggested
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
@@ -178,7 +181,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	go r.drive()
+	go r.serve()
 	r.wg.Go(func() { r.tick(run) })
 	if err := r.join(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -239,14 +242,11 @@ func (r *Replica) Poison(err error) {
 	}
 }
 
-// Stuck says, after Close, that the driver may be parked in Pebble for good.
+// Stuck says, after Close, that somebody may be parked in Pebble for good, or left it with its locks held.
 func (r *Replica) Stuck() bool {
-	select {
-	case <-r.driven:
-		return false
-	default:
-		return true
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.busy || r.panicked.Load()
 }
 
 // end stores why the replica stopped and wakes whoever waits.

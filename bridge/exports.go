@@ -26,7 +26,7 @@ func main() {}
 
 // handles names open nodes to C, which can't hold a pointer of Go's: a slot and how often it was used. The one global of the
 // bridge: C has nothing else to find a node by.
-var handles struct {
+var handles struct { //nolint:gochecknoglobals // see above
 	slots [256]atomic.Pointer[node.Node]
 	uses  [256]atomic.Uint32
 	mu    sync.Mutex // guards giving a slot out
@@ -49,7 +49,7 @@ func handleOf(n *node.Node) (uint64, error) {
 }
 
 func nodeOf(h uint64) *node.Node {
-	if handles.uses[h&0xff].Load() != uint32(h>>8) {
+	if uint64(handles.uses[h&0xff].Load()) != h>>8 {
 		return nil
 	}
 	return handles.slots[h&0xff].Load()
@@ -123,6 +123,7 @@ type waiting struct {
 	err    error
 }
 
+//nolint:gochecknoglobals // C, which started a call, can find it only here
 var (
 	waits    sync.Map // token -> *waiting; each is removed by the zd_wait that sees its end
 	lastWait atomic.Uint64
@@ -154,7 +155,7 @@ func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) C.int {
 		reply(out, nil, errRequest)
 		return 1
 	}
-	w := v.(*waiting)
+	w := v.(*waiting) //nolint:forcetypeassert // waits holds nothing else
 	timer := time.NewTimer(time.Duration(ms) * time.Millisecond)
 	defer timer.Stop()
 	select {
@@ -173,7 +174,7 @@ func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) C.int {
 //export zd_cancel
 func zd_cancel(token C.uint64_t) {
 	if v, ok := waits.Load(uint64(token)); ok {
-		v.(*waiting).cancel()
+		v.(*waiting).cancel() //nolint:forcetypeassert // waits holds nothing else
 	}
 }
 
@@ -235,7 +236,7 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	case C.ZD_ABORT:
 		return nil, n.Abort(ctx, r.id())
 	case C.ZD_RESTORE:
-		return s.restore(ctx, r)
+		return nil, s.restore(ctx, r)
 	case C.ZD_DRAIN:
 		return nil, n.Drain(ctx)
 	case C.ZD_OUTCOME:

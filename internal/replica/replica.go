@@ -44,6 +44,8 @@ type Config struct {
 	Transport Transport   // nil: a group of one voter
 	// Applied is called after each Apply, in order, before the proposer gets its answer. It must not call the replica.
 	Applied func(index.Outcome)
+	// Parked is closed when a call into Pebble will never come back: Close does not wait for the driver then. nil: never.
+	Parked <-chan struct{}
 	// Poisoned is called once, with what broke the replica.
 	Poisoned func(error)
 	// VoteWait bounds a vote's wait for others' reservations. 0 means 10s.
@@ -120,7 +122,6 @@ type Replica struct {
 	opened chan struct{} // closed when the voter knows its leader and has applied what was committed before
 	dead   chan struct{} // closed when poisoned
 	driven chan struct{} // closed when the driver has ended
-	lost   chan struct{} // closed when the driver may never come back: Close does not wait for it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the clock; Close cancels it, then waits
 	leads  atomic.Bool
@@ -162,7 +163,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
-		dead: make(chan struct{}), driven: make(chan struct{}), lost: make(chan struct{}),
+		dead: make(chan struct{}), driven: make(chan struct{}),
 	}
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
@@ -225,19 +226,8 @@ func (r *Replica) Status() Status {
 }
 
 // Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once, also by
-// one that Pebble will never let return: Close then does not wait for the driver.
-func (r *Replica) Poison(err error) {
-	r.end(&Broken{Cause: err})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	select {
-	case <-r.lost:
-	default:
-		if r.mu.busy {
-			close(r.lost)
-		}
-	}
-}
+// one that Pebble will never let return.
+func (r *Replica) Poison(err error) { r.end(&Broken{Cause: err}) }
 
 // end stores why the replica stopped and wakes whoever waits.
 func (r *Replica) end(err error) {
@@ -268,7 +258,7 @@ func (r *Replica) failure() error {
 }
 
 // Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver is
-// waited for unless it may be parked.
+// waited for unless a call into Pebble was parked, perhaps the driver's.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()
@@ -276,7 +266,7 @@ func (r *Replica) Close() error {
 	r.wake()
 	select {
 	case <-r.driven:
-	case <-r.lost:
+	case <-r.cfg.Parked:
 		return nil // the driver may still write the mark
 	}
 	return r.log.mark.close()

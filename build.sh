@@ -74,14 +74,21 @@ case "${1:-help}" in
     install_wheel
     echo "== pytest ==" >&2
     .venv/bin/python -m pytest -q tests ;;
-  race)  go test -race -tags "$TAGS" ./... ;;
+  race)  need go "Go 1.26 or newer (https://go.dev/dl/)"; go test -race -tags "$TAGS" ./... ;;
   lint)
     venv test
     go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$LINT"
-    "$(go env GOPATH)/bin/golangci-lint" run --build-tags "$TAGS" ./...
+    lint=$(go env GOPATH)/bin/golangci-lint
+    "$lint" run --build-tags "$TAGS" ./...
+    # The extension's files need Python's headers, and its symbols stay open until an interpreter loads it: see setup.py.
+    CGO_ENABLED=1 CGO_CFLAGS="-I$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')" \
+      CGO_LDFLAGS_ALLOW='-Wl,.*' CGO_LDFLAGS=-Wl,--unresolved-symbols=ignore-all \
+      "$lint" run --build-tags "$TAGS,python" ./bridge/...
     .venv/bin/ruff check python tests setup.py
     .venv/bin/ruff format --check python tests setup.py
-    .venv/bin/mypy python/zodb_dht ;;
+    .venv/bin/mypy python/zodb_dht
+    install_wheel
+    .venv/bin/python -m mypy.stubtest zodb_dht._core ;;
   soak)
     venv test; install_wheel
     export ZODB_DHT_SOAK_ROUNDS="${2:-5000}"
@@ -95,7 +102,7 @@ case "${1:-help}" in
 ./build.sh demo   build, install, and run a real catalog on a peer beside FileStorage
 ./build.sh test   every test, Go and Python
 ./build.sh race   the Go tests under the race detector
-./build.sh lint   golangci-lint, ruff, mypy --strict
+./build.sh lint   golangci-lint (the arrows, too), ruff, mypy --strict, stubtest
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
 ./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
 ./build.sh wheel  the wheel, in build/wheel

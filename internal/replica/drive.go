@@ -65,7 +65,6 @@ func (r *Replica) guard(who string) {
 	if p == nil {
 		return
 	}
-	r.panicked.Store(true)
 	r.cfg.Logger.Error("the log panicked", "in", who, "panic", p, "stack", string(debug.Stack()))
 	err, ok := p.(error)
 	if !ok {
@@ -159,16 +158,42 @@ func (r *Replica) drive(own *proposal) {
 			return
 		}
 		if own == nil {
+			if err := r.rotate(); err != nil {
+				r.leave()
+				released = true
+				r.end(&Broken{Cause: err})
+				return
+			}
 			runtime.Gosched()
 		}
 	}
 }
 
+// rotate asks Pebble for a new memtable once the present one may be half full.
+func (r *Replica) rotate() error {
+	r.mu.Lock()
+	full := r.mu.filled > rotateAt && r.mu.restoring == 0 // an import does better with large ones
+	if full {
+		r.mu.filled = 0
+	}
+	r.mu.Unlock()
+	if !full {
+		return nil
+	}
+	if _, err := r.cfg.DB.AsyncFlush(); err != nil {
+		return fmt.Errorf("rotate the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
+const rowBytes = 400
+
 // leave gives the drive up after a failure: nobody takes rounds any more once that is told.
 func (r *Replica) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.busy, r.mu.driving = false, false
+	r.mu.driving = false
 }
 
 // round starts one append, applies what earlier ones made committed while the disk syncs it, and then lets raft answer. It reports
@@ -216,7 +241,6 @@ func lastOf(appends []*raftpb.Message) uint64 {
 func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.busy = false
 	if r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed) {
 		r.mu.driving = false
 		return nil, nil, nil
@@ -237,8 +261,7 @@ func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err e
 	r.placed()
 	appends, applies = r.mu.appends, r.mu.applies
 	r.mu.appends, r.mu.applies = nil, nil
-	r.mu.busy = len(appends)+len(applies) > 0
-	r.mu.driving = r.mu.busy
+	r.mu.driving = len(appends)+len(applies) > 0
 	if !r.mu.driving && own != nil && r.mu.err != nil {
 		r.wake() // the goroutine has to see the end, too
 	}
@@ -293,6 +316,7 @@ func (r *Replica) answer(m *raftpb.Message) {
 // apply applies committed entries in order and tells whoever proposed them.
 func (r *Replica) apply(m *raftpb.Message) error {
 	var last uint64
+	filled := 0
 	for _, e := range m.GetEntries() {
 		if e.GetType() != raftpb.EntryNormal {
 			return fmt.Errorf("entry %d changes the members: %w", e.GetIndex(), index.ErrNewerFormat)
@@ -302,11 +326,12 @@ func (r *Replica) apply(m *raftpb.Message) error {
 			return err
 		}
 		last = e.GetIndex()
+		filled += 2*len(e.GetData()) + rowBytes*(len(o.Oids)+4)
 		if len(e.GetData()) > 0 {
 			r.deliver(o, len(e.GetData()))
 		}
 	}
-	_ = r.locked(func() error { r.answer(m); return nil })
+	_ = r.locked(func() error { r.answer(m); r.mu.filled += filled; return nil })
 	if err := r.log.truncate(last); err != nil {
 		return fmt.Errorf("truncate the log: %w", err)
 	}

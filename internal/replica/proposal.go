@@ -54,7 +54,7 @@ func (r *Replica) decide(ctx context.Context, p *proposal) (index.Outcome, error
 	}
 }
 
-// propose queues p. The caller drives if it is told to, then waits for p.done.
+// propose queues p. The caller drives if it is told to, then waits for p.done. A restored transaction's does neither.
 func (r *Replica) propose(p *proposal) (drives bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,7 +69,7 @@ func (r *Replica) propose(p *proposal) (drives bool, err error) {
 	if r.mu.driving { // the driver looks again
 		return false, nil
 	}
-	if p.restore { // nobody waits for it
+	if p.restore || len(p.entry) > maxOwn || r.mu.filled > rotateAt {
 		r.wake()
 		return false, nil
 	}

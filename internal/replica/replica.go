@@ -44,6 +44,8 @@ type Config struct {
 	Transport Transport   // nil: a group of one voter
 	// Applied is called after each Apply, in order, before the proposer gets its answer. It must not call the replica.
 	Applied func(index.Outcome)
+	// Parked is closed when a call into Pebble will never come back: Close does not wait for the driver then. nil: never.
+	Parked <-chan struct{}
 	// Poisoned is called once, with what broke the replica.
 	Poisoned func(error)
 	// VoteWait bounds a vote's wait for others' reservations. 0 means 10s.
@@ -67,6 +69,11 @@ const (
 	maxUncommitted = 256 << 20
 	// maxRestoring bounds the bytes of restored transactions under way.
 	maxRestoring = 16 << 20
+	// rotateAt is when the driver's goroutine asks Pebble for a new memtable and log, ahead of Pebble's own limit of
+	// index.MemTable. It is the one step that may park its caller for good, if the disk fails, so callers must not come to it.
+	rotateAt = index.MemTable / 2
+	// maxOwn is the largest entry that its proposer writes: larger ones may be too much for the memtable.
+	maxOwn = 1 << 20
 	// maxRound bounds the entries that one append and one sync take together.
 	maxRound = 8 << 20
 )
@@ -120,12 +127,9 @@ type Replica struct {
 	opened chan struct{} // closed when the voter knows its leader and has applied what was committed before
 	dead   chan struct{} // closed when poisoned
 	driven chan struct{} // closed when the driver has ended
-	lost   chan struct{} // closed when the driver may never come back: Close does not wait for it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the clock; Close cancels it, then waits
 	leads  atomic.Bool
-	// panicked says that Pebble's or raft's own locks may be held for good.
-	panicked atomic.Bool
 
 	// mu guards raft and what waits for it. Never held across I/O, Apply or a callback. After the table's.
 	mu struct {
@@ -139,7 +143,7 @@ type Replica struct {
 		appends   []*raftpb.Message        // for the driver, in order
 		applies   []*raftpb.Message        // for the driver, in order
 		driving   bool                     // somebody takes the replica through rounds, and looks for work again after each
-		busy      bool                     // the driver is within a round: it may be parked in a write
+		filled    int                      // bytes that the memtable holds at most, since the last rotation that was asked for
 		lastTid   zodb.Tid                 // the highest suggested
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
@@ -165,7 +169,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
-		dead: make(chan struct{}), driven: make(chan struct{}), lost: make(chan struct{}),
+		dead: make(chan struct{}), driven: make(chan struct{}),
 	}
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
@@ -228,26 +232,8 @@ func (r *Replica) Status() Status {
 }
 
 // Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once, also by
-// one that Pebble will never let return: Close then does not wait for the driver.
-func (r *Replica) Poison(err error) {
-	r.end(&Broken{Cause: err})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	select {
-	case <-r.lost:
-	default:
-		if r.mu.busy {
-			close(r.lost)
-		}
-	}
-}
-
-// Stuck says, after Close, that somebody may be parked in Pebble for good, or left it with its locks held.
-func (r *Replica) Stuck() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.mu.busy || r.panicked.Load()
-}
+// one that Pebble will never let return.
+func (r *Replica) Poison(err error) { r.end(&Broken{Cause: err}) }
 
 // end stores why the replica stopped and wakes whoever waits.
 func (r *Replica) end(err error) {
@@ -278,7 +264,7 @@ func (r *Replica) failure() error {
 }
 
 // Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver is
-// waited for unless it may be parked.
+// waited for unless a call into Pebble was parked, perhaps the driver's.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()
@@ -286,7 +272,7 @@ func (r *Replica) Close() error {
 	r.wake()
 	select {
 	case <-r.driven:
-	case <-r.lost:
+	case <-r.cfg.Parked:
 		return nil // the driver may still write the mark
 	}
 	return r.log.mark.close()

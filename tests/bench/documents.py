@@ -1,4 +1,4 @@
-"""Real text for the catalog: modules, classes and functions of the Python distributions installed here, parsed, never imported."""
+"""Real text for the catalog: modules, classes, functions of installed Python distributions, parsed, never imported."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ wheel() {
   tools
   [ -x .venv/bin/python ] || "$(python)" -m venv .venv
   .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
-  rm -rf build/wheel
+  rm -rf build/wheel build/bdist.* build/lib.*  # what an interrupted build left
   echo "building the extension and the wheel ..." >&2
   .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
   ls build/wheel/*.whl

@@ -125,9 +125,11 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		ErrorIfNotExists:   !cfg.Create,
 		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		MaxOpenFiles:                512,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+		// Fewer, larger compactions: what they cost, applications on the other cores feel. Loads skip tables by their filters.
+		L0CompactionThreshold:      8,
+		L0StopWritesThreshold:      32,
+		MaxOpenFiles:               512,
+		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
 	}
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 16 << 10

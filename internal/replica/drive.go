@@ -169,7 +169,7 @@ func (r *Replica) drive(own *proposal) {
 	}
 }
 
-// rotate asks Pebble for a new memtable once the present one may be half full.
+// rotate asks Pebble for a new memtable once the present one may be three quarters full.
 func (r *Replica) rotate() error {
 	r.mu.Lock()
 	full := r.mu.filled > rotateAt && r.mu.restoring == 0 // an import does better with large ones
@@ -187,7 +187,7 @@ func (r *Replica) rotate() error {
 }
 
 // rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
-const rowBytes = 400
+const rowBytes = 260
 
 // leave gives the drive up after a failure: nobody takes rounds any more once that is told.
 func (r *Replica) leave() {

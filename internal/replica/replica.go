@@ -71,7 +71,7 @@ const (
 	maxRestoring = 16 << 20
 	// rotateAt is when the driver's goroutine asks Pebble for a new memtable and log, ahead of Pebble's own limit of
 	// index.MemTable. It is the one step that may park its caller for good, if the disk fails, so callers must not come to it.
-	rotateAt = index.MemTable / 2
+	rotateAt = index.MemTable * 3 / 4
 	// maxOwn is the largest entry that its proposer writes: larger ones may be too much for the memtable.
 	maxOwn = 1 << 20
 	// maxRound bounds the entries that one append and one sync take together.

@@ -138,4 +138,3 @@ func (r *report) write(o options) error {
 	}
 	return nil
 }
-

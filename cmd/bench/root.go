@@ -98,7 +98,7 @@ func (a *app) root() *cobra.Command {
 	help := func(c *cobra.Command, _ []string) { _, _ = io.WriteString(c.OutOrStdout(), helpText) }
 	root.SetHelpFunc(help)
 	root.SetHelpCommand(&cobra.Command{Use: "help", Args: cobra.ArbitraryArgs, Run: help})
-	root.AddCommand(a.compareCommand())
+	root.AddCommand(a.coreCommand(), a.compareCommand())
 	return root
 }
 

@@ -83,7 +83,16 @@ case "${1:-help}" in
     .venv/bin/ruff format --check python tests setup.py
     .venv/bin/mypy python/zodb_dht ;;
   soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
-  bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
+  bench)
+    shift
+    [ $# -gt 0 ] || set -- compare
+    if [ "$1" = compare ]; then
+      venv test; install_wheel
+      .venv/bin/python -m pip install --quiet -r tests/bench/requirements.txt
+    else
+      tools
+    fi
+    go run -tags "$TAGS" ./cmd/bench "$@" ;;
   wheel) wheel ;;
   clean) rm -rf .venv build dist python/*.egg-info python/zodb_dht/_core.abi3.* python/zodb_dht/_bin ;;
   help)
@@ -93,7 +102,7 @@ case "${1:-help}" in
 ./build.sh race   the Go tests under the race detector
 ./build.sh lint   golangci-lint, ruff, mypy --strict
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
-./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
+./build.sh bench [ARGS]    the benchmark: compare (beside the other storages), core, help
 ./build.sh wheel  the wheel, in build/wheel
 ./build.sh clean  remove what the others made
 EOF

@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintf(stderr, "bench: %v; see bench help\n", err)
 		return exitUsage
 	case ctx.Err() != nil:
-		_, _ = fmt.Fprintln(stderr, "bench: interrupted")
+		_, _ = fmt.Fprintf(stderr, "bench: interrupted: %v\n", err)
 		return exitFailed
 	}
 	_, _ = fmt.Fprintf(stderr, "bench: %v\n", err)

@@ -22,6 +22,9 @@ type python struct {
 	scripts string // the directory of worker.py
 }
 
+// workerLimit ends a worker that hangs; the longest measurement, of 10,000,000 objects, takes minutes.
+const workerLimit = 30 * time.Minute
+
 // output is what a worker printed: measurements in their order, and notes.
 type output struct {
 	metrics []measurement
@@ -87,6 +90,8 @@ func (p python) command(ctx context.Context, prefix []string, workload string, s
 // run waits for a worker and reads what it prints; with until, kills it (-9) once that note is there.
 func (p python) run(ctx context.Context, prefix []string, workload string, spec, parameters map[string]any, until string) (output, error) {
 	var o output
+	ctx, cancel := context.WithTimeoutCause(ctx, workerLimit, fmt.Errorf("took longer than %s", workerLimit))
+	defer cancel()
 	cmd, err := p.command(ctx, prefix, workload, spec, parameters)
 	if err != nil {
 		return o, err
@@ -124,6 +129,8 @@ func (p python) run(ctx context.Context, prefix []string, workload string, spec,
 		return o, fmt.Errorf("worker %s: %w", workload, bad)
 	case killed:
 		return o, nil
+	case ctx.Err() != nil:
+		return o, fmt.Errorf("worker %s: %w", workload, context.Cause(ctx))
 	case err != nil:
 		return o, fmt.Errorf("worker %s: %w: %s", workload, err, tail(stderr.String()))
 	case until != "":

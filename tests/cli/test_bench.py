@@ -51,7 +51,9 @@ def test_core_measures_a_peer(tmp_path: Path) -> None:
     assert rows["commits, 16 writers"] > 0
 
 
-@pytest.mark.parametrize("args", [("compare", "--rounds", "0"), ("compare", "--only", "x"), ("compare", "--chart", "a.gif"), ("x",)])
+@pytest.mark.parametrize(
+    "args", [("compare", "--rounds", "0"), ("compare", "--only", "x"), ("compare", "--chart", "a.gif"), ("x",)]
+)
 def test_a_mistaken_command_line_starts_nothing(args: tuple[str, ...]) -> None:
     done = bench(*args)
     assert done.returncode == 1  # go run's own, whatever the program's status was

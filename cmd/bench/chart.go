@@ -6,6 +6,7 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 )
 
 var peerColors = map[string]color.Color{
@@ -61,7 +62,7 @@ func drawChart(file string, r *report) error {
 		if err != nil {
 			return err
 		}
-		s.Color, s.Radius = peerColors[peer], vg.Points(4)
+		s.Color, s.Radius, s.Shape = peerColors[peer], vg.Points(4), draw.CircleGlyph{}
 		p.Add(s)
 		p.Legend.Add(peer, s)
 	}
@@ -71,6 +72,6 @@ func drawChart(file string, r *report) error {
 	}
 	p.Add(one)
 	p.X.Min, p.X.Max = low/1.2, high*1.2
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = true, true
 	return p.Save(9*vg.Inch, vg.Length(2+0.28*float64(len(names)))*vg.Inch, file)
 }

@@ -38,14 +38,14 @@ func record(draw *rand.Rand) []byte {
 	return data
 }
 
-func draw(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
 func write(oid zodb.Oid, base zodb.Tid, data []byte) zodb.Write {
 	return zodb.Write{Oid: oid, Base: base, Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}
 }
 
 func restoreAll(ctx context.Context, c *coreRun) error {
-	source := draw(1)
+	source := random(1)
 	base := zodb.TidFromTime(time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC))
 	start := time.Now()
 	for first := 0; first < c.size.objects; first += perRestore {
@@ -80,7 +80,7 @@ func reopen(ctx context.Context, c *coreRun) error {
 
 // oids draws count objects.
 func (c *coreRun) oids(count int, seed uint64) []zodb.Oid {
-	source := draw(seed)
+	source := random(seed)
 	out := make([]zodb.Oid, count)
 	for i := range out {
 		out[i] = zodb.Oid(source.IntN(c.size.objects))
@@ -89,7 +89,7 @@ func (c *coreRun) oids(count int, seed uint64) []zodb.Oid {
 }
 
 func coldLoads(ctx context.Context, c *coreRun) error {
-	order := draw(2).Perm(c.size.objects)
+	order := random(2).Perm(c.size.objects)
 	start := time.Now()
 	for _, n := range order {
 		if _, err := c.peer.Load(ctx, zodb.Oid(n), c.tid); err != nil {
@@ -148,7 +148,7 @@ type writer struct {
 }
 
 func (c *coreRun) writer(first, objects int, seed uint64) (*writer, error) {
-	w := &writer{c: c, first: first, serial: make([]zodb.Tid, objects), data: record(draw(seed)), seed: seed}
+	w := &writer{c: c, first: first, serial: make([]zodb.Tid, objects), data: record(random(seed)), seed: seed}
 	for i := range w.serial {
 		rev, err := c.peer.Load(context.Background(), zodb.Oid(first+i), zodb.MaxTid)
 		if err != nil {

@@ -45,6 +45,14 @@ func TestTargetsCompareInTheDirectionThatTheMetricHas(t *testing.T) {
 	}
 }
 
+func TestACommitWithoutItsFsyncMissesTheTarget(t *testing.T) {
+	f := figures{}
+	f.add("fsyncs-per-commit", dht, 0)
+	if vs := judge(targets(quickSizes()), f); len(vs) != 1 || vs[0].Met {
+		t.Errorf("%+v", vs)
+	}
+}
+
 func sample() *report {
 	return &report{Rounds: 1, CPUs: 2, Quick: true, Storages: []string{dht, filestorage, zeo, postgresql, sqlite},
 		Metrics: metrics([]string{"warm-300-1t", "commits-16t"}, measured()), Verdicts: judge(targets(quickSizes()), measured()),

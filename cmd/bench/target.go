@@ -15,6 +15,7 @@ const (
 	atMost  relation = iota // ours/peer's <= bound
 	atLeast                 // ours/peer's >= bound, of what is better when larger
 	faster                  // peer's/ours >= bound
+	exactly                 // ours/peer's == bound
 )
 
 // target is a promise: of a metric, against a peer. With an empty peer the figure itself is bounded, with a metric as
@@ -48,7 +49,7 @@ func targets(s sizes) []target {
 	add("commit-1-p50", filestorage, atMost, 1.2)
 	add("commit-10-p50", filestorage, atMost, 1)
 	add("commit-100-p50", filestorage, atMost, 1)
-	add("fsyncs-per-commit", "", atMost, 1)
+	add("fsyncs-per-commit", "", exactly, 1)
 	add("commits-16t", filestorage, atLeast, 1.5)
 	add("commits-16t", zeo, atLeast, 8)
 	add("import", filestorage, atMost, 1)
@@ -83,7 +84,7 @@ func judge(ts []target, f figures) []verdict {
 	for _, t := range ts {
 		ours, ok := f.median(t.metric, dht)
 		theirs, there := t.reference(f)
-		if !ok || !there || ours == 0 || theirs == 0 {
+		if !ok || !there || theirs == 0 || t.rel == faster && ours == 0 {
 			continue
 		}
 		v := verdict{Metric: t.metric, Peer: t.peer, Ratio: ours / theirs}
@@ -95,6 +96,8 @@ func judge(ts []target, f figures) []verdict {
 			v.Target, v.Met = fmt.Sprintf("≤ %.3g", t.bound), v.Ratio <= t.bound
 		case atLeast:
 			v.Target, v.Met = fmt.Sprintf("≥ %.3g", t.bound), v.Ratio >= t.bound
+		case exactly:
+			v.Target, v.Met = fmt.Sprintf("= %.3g", t.bound), v.Ratio == t.bound
 		case faster:
 			v.Ratio = theirs / ours
 			v.Target, v.Met = fmt.Sprintf("≥ %.3g faster", t.bound), v.Ratio >= t.bound

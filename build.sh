@@ -86,6 +86,7 @@ case "${1:-help}" in
       "$lint" run --build-tags "$TAGS,python" ./bridge/...
     .venv/bin/ruff check python tests setup.py
     .venv/bin/ruff format --check python tests setup.py
+<<<<<<< HEAD
     .venv/bin/mypy python/zodb_dht
     install_wheel
     .venv/bin/python -m mypy.stubtest zodb_dht._core ;;
@@ -95,6 +96,20 @@ case "${1:-help}" in
     go test -tags "$TAGS" -timeout 0 -count 1 -v -run Kill9 ./tests/crash
     .venv/bin/python -m pytest -q -s tests/crash ;;
   bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
+=======
+    .venv/bin/mypy python/zodb_dht ;;
+  soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
+  bench)
+    shift
+    [ $# -gt 0 ] || set -- compare
+    if [ "$1" = compare ]; then
+      venv test; install_wheel
+      .venv/bin/python -m pip install --quiet -r tests/bench/requirements.txt
+    else
+      tools
+    fi
+    go run -tags "$TAGS" ./cmd/bench "$@" ;;
+>>>>>>> bench
   wheel) wheel ;;
   clean) rm -rf .venv build dist python/*.egg-info python/zodb_dht/_core.abi3.* python/zodb_dht/_bin ;;
   help)
@@ -104,7 +119,7 @@ case "${1:-help}" in
 ./build.sh race   the Go tests under the race detector
 ./build.sh lint   golangci-lint (the arrows, too), ruff, mypy --strict, stubtest
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
-./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
+./build.sh bench [ARGS]    the benchmark: compare (beside the other storages), core, help
 ./build.sh wheel  the wheel, in build/wheel
 ./build.sh clean  remove what the others made
 EOF

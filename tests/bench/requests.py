@@ -61,7 +61,7 @@ def timer_cost() -> tuple[float, float]:
 
 
 def _search(root: Any) -> int:
-    """What a user's page asks: words, arguments by name, a listing by title with its documents; how much it found."""
+    """What a user's page asks: words, arguments by name, a listing by title with documents; returns what it found."""
     search, folder = root["catalog"], root["documents"]
     words = search(text="transaction or thread or request")
     found = sum(len(brain.title) > 0 for brain in words)

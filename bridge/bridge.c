@@ -402,15 +402,11 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-METHOD(node_transactions) {
-    request r = {0};
+// headers makes a call whose answer is a list of transactions.
+static PyObject *headers(int op, uint64_t h, request *r) {
     zd_reply out;
-    if (!nargs_is(n, 3, "transactions")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
-    put_fixed(&r, args[1], 8, "a tid");
-    put_u64(&r, size_arg(args[2]));
-    if (PyErr_Occurred()) r.failed = 1;
-    if (call(ZD_TRANSACTIONS, H(self), &r, &out, 0) < 0) return NULL;
+    if (PyErr_Occurred()) r->failed = 1;
+    if (call(op, h, r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -430,6 +426,23 @@ METHOD(node_transactions) {
         if (append(list, item) < 0) break;
     }
     return finished(&out, &a, list);
+}
+
+METHOD(node_transactions) {
+    request r = {0};
+    if (!nargs_is(n, 3, "transactions")) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_fixed(&r, args[1], 8, "a tid");
+    put_u64(&r, size_arg(args[2]));
+    return headers(ZD_TRANSACTIONS, H(self), &r);
+}
+
+METHOD(node_recent) {
+    request r = {0};
+    if (!nargs_is(n, 2, "recent")) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_u64(&r, size_arg(args[1]));
+    return headers(ZD_RECENT, H(self), &r);
 }
 
 METHOD(node_last_tid) {
@@ -849,7 +862,7 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

@@ -12,6 +12,7 @@ enum zd_op {
     ZD_LOAD_MANY,
     ZD_HISTORY,
     ZD_TRANSACTIONS,
+    ZD_RECENT,
     ZD_STATS,
     ZD_NEW_OIDS,
     ZD_VOTE,

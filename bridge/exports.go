@@ -214,6 +214,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.history(ctx, r)
 	case C.ZD_TRANSACTIONS:
 		return s.transactions(ctx, r)
+	case C.ZD_RECENT:
+		return s.recent(ctx, r)
 	case C.ZD_STATS:
 		return s.stats()
 	case C.ZD_NEW_OIDS:

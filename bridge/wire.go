@@ -22,6 +22,7 @@ import (
 //	prefetch      at, oid ...               -> nothing
 //	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
+//	recent        to, limit                 -> as transactions
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
 //	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
@@ -159,7 +160,16 @@ func appendFields(dst []byte, h *index.Header) []byte {
 func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
 	start, stop, limit := r.tid(), r.tid(), r.uint64()
 	hs, err := s.n.Transactions(ctx, start, stop, int(min(limit, 1<<20)))
-	var dst []byte
+	return appendHeaders(hs), err
+}
+
+func (s service) recent(ctx context.Context, r *request) ([]byte, error) {
+	to, limit := r.tid(), r.uint64()
+	hs, err := s.n.Recent(ctx, to, int(min(limit, 1<<20)))
+	return appendHeaders(hs), err
+}
+
+func appendHeaders(hs []index.Header) (dst []byte) {
 	for i := range hs {
 		dst = append(u64(dst, hs[i].Tid), hs[i].Status)
 		dst = u64(appendFields(dst, &hs[i]), uint64(len(hs[i].Oids)))
@@ -167,7 +177,7 @@ func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
 			dst = u64(dst, oid)
 		}
 	}
-	return dst, err
+	return dst
 }
 
 func (s service) stats() ([]byte, error) {

@@ -221,7 +221,17 @@ func (s *Store) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
 	return s.transactions(from, to, func(h Header, _ []zodb.Tid) bool { return yield(h) })
 }
 
-func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) (err error) {
+// Recent is State.Recent.
+func (s *Store) Recent(to zodb.Tid, yield func(Header) bool) error {
+	return s.walkTxns(0, to, (*pebble.Iterator).Last, (*pebble.Iterator).Prev, func(h Header, _ []zodb.Tid) bool { return yield(h) })
+}
+
+func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) error {
+	return s.walkTxns(from, to, (*pebble.Iterator).First, (*pebble.Iterator).Next, yield)
+}
+
+// walkTxns reads the rows of [from, to] in either direction.
+func (s *Store) walkTxns(from, to zodb.Tid, first, next func(*pebble.Iterator) bool, yield func(Header, []zodb.Tid) bool) (err error) {
 	if to > zodb.MaxTid {
 		to = zodb.MaxTid
 	}
@@ -230,7 +240,7 @@ func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) b
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
+	for ok := first(it); ok; ok = next(it) {
 		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
 		v, err := it.ValueAndErr()
 		if err != nil {

@@ -22,6 +22,8 @@ type Operations interface {
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+	// Recent returns headers with tid <= to, newest first, at most n.
+	Recent(ctx context.Context, to zodb.Tid, n int) ([]index.Header, error)
 
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid

@@ -93,15 +93,33 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 }
 
 // Transactions is Operations.Transactions.
-func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (hs []index.Header, err error) {
+func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
 	defer n.calls.RUnlock()
+	return some(ctx, limit, func(yield func(index.Header) bool) error {
+		return n.store.Transactions(from, min(to, n.Visible()), yield)
+	})
+}
+
+// Recent is Operations.Recent.
+func (n *Node) Recent(ctx context.Context, to zodb.Tid, limit int) ([]index.Header, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	return some(ctx, limit, func(yield func(index.Header) bool) error {
+		return n.store.Recent(min(to, n.Visible()), yield)
+	})
+}
+
+// some collects the first headers of a walk.
+func some(ctx context.Context, limit int, walk func(func(index.Header) bool) error) (hs []index.Header, err error) {
 	if limit <= 0 {
 		return nil, nil
 	}
-	err = n.store.Transactions(from, min(to, n.Visible()), func(h index.Header) bool {
+	err = walk(func(h index.Header) bool {
 		hs = append(hs, h)
 		return len(hs) < limit && ctx.Err() == nil
 	})

@@ -27,6 +27,8 @@ class Node:
         self, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
         """(tid, status, user, description, extension pickle, oids), oldest first, at most limit."""
+    def recent(self, to: bytes, limit: int) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
+        """As transactions, of those with tid <= to, newest first."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ZODB.ConflictResolution import tryToResolveConflict
+from ZODB.Connection import TransactionMetaData
 from ZODB.utils import oid_repr, readable_tid_repr, z64
 
 from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, Unsupported, WrongPhase
@@ -96,7 +97,9 @@ class Begun(Phase):
         resolved = []
         for oid, base, committed, committed_data, base_data in conflicts:
             data = self.writes[oid][2]
-            if oid not in self.forced:
+            if committed == z64 and self.peer.overlay and self._unknown(oid):
+                pass  # of a DemoStorage's base: as FileStorage, take it as it is
+            elif oid not in self.forced:
                 data = _resolve(oid, base, committed, data, committed_data, base_data, transform, untransform)
                 resolved.append(oid)
             self.writes[oid] = (oid, committed, data)
@@ -104,6 +107,13 @@ class Begun(Phase):
         for oid, base, committed, _, _ in self._ask():
             raise ConflictError(oid=oid, serials=(committed, base), data=self.writes[oid][2])
         return resolved
+
+    def _unknown(self, oid: bytes) -> bool:
+        """No revision of the object was ever here, not even a deletion."""
+        try:
+            return not self.peer.node.history(oid, 1)
+        except POSKeyError:
+            return True
 
     def _ask(self) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
         try:
@@ -239,4 +249,7 @@ def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
         user = user.encode()
     if isinstance(description, str):
         description = description.encode()
-    return user, description, transaction.extension_bytes
+    extension = getattr(transaction, "extension_bytes", None)
+    if extension is None:  # records of MappingStorage know the mapping only
+        extension = TransactionMetaData(extension=dict(transaction.extension)).extension_bytes
+    return user, description, extension

@@ -373,6 +373,35 @@ METHOD(node_load_many) {
     return finished(&out, &a, list);
 }
 
+METHOD(node_load_revisions) {
+    request r = {0};
+    zd_reply out;
+    char *keys;
+    Py_ssize_t len;
+    if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
+    uint64_t limit = PyLong_AsUnsignedLongLong(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    if (len % 16) {
+        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
+        return NULL;
+    }
+    put_u64(&r, limit);
+    put(&r, keys, (size_t)len);
+    if (call(ZD_LOAD_REVISIONS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        char kind = *get(&a, 1);
+        PyObject *data = get_bytes(&a), *item = data;
+        if (data && kind != 1) {
+            Py_DECREF(data);
+            item = Py_NewRef(kind == 2 ? Py_None : Py_False);
+        }
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
 static uint64_t size_arg(PyObject *o) {
     unsigned long long v = PyLong_AsUnsignedLongLong(o);
     return v;
@@ -862,7 +891,7 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

@@ -10,6 +10,7 @@ enum zd_op {
     ZD_LOAD_BEFORE = 1,
     ZD_LOAD_SERIAL,
     ZD_LOAD_MANY,
+    ZD_LOAD_REVISIONS,
     ZD_HISTORY,
     ZD_TRANSACTIONS,
     ZD_RECENT,

@@ -208,6 +208,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.loadSerial(ctx, r)
 	case C.ZD_LOAD_MANY:
 		return s.loadMany(ctx, r, true)
+	case C.ZD_LOAD_REVISIONS:
+		return s.loadRevisions(ctx, r)
 	case C.ZD_PREFETCH:
 		return s.loadMany(ctx, r, false)
 	case C.ZD_HISTORY:

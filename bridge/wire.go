@@ -19,6 +19,7 @@ import (
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
+//	load_revisions  limit, (oid, tid) ...   -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes
 //	prefetch      at, oid ...               -> nothing
 //	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
@@ -127,6 +128,24 @@ func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, e
 		}
 	}
 	return dst, nil
+}
+
+func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) {
+	limit := r.uint64()
+	keys := make([]index.RevisionKey, len(r.b)/16)
+	for i := range keys {
+		keys[i] = index.RevisionKey{Oid: r.oid(), Tid: r.tid()}
+	}
+	revs, err := s.n.LoadRevisions(ctx, keys, int(min(limit, 1<<30)))
+	size := 0
+	for i := range revs {
+		size += 5 + len(revs[i].Data)
+	}
+	dst := make([]byte, 0, size)
+	for i := range revs {
+		dst = appendBytes(append(dst, byte(revs[i].Kind)), revs[i].Data)
+	}
+	return dst, err
 }
 
 func (s service) history(ctx context.Context, r *request) ([]byte, error) {

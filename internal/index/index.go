@@ -57,6 +57,12 @@ type Revision struct {
 	Data []byte // nil for a deletion
 }
 
+// RevisionKey names a revision.
+type RevisionKey struct {
+	Oid zodb.Oid
+	Tid zodb.Tid
+}
+
 // Header is a transaction without its data.
 type Header struct {
 	Tid         zodb.Tid

@@ -2,9 +2,13 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -169,6 +173,40 @@ func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 		err = ErrNotFound
 	}
 	return rev, err
+}
+
+// LoadRevisions reads the named revisions, several at a time and in the order of the rows. It calls each once for every index, from
+// any of its goroutines: ErrNotFound if there is none; a deletion has no data and no error.
+func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision, err error)) {
+	order := make([]int, len(keys))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(keys[a].Oid, keys[b].Oid), cmp.Compare(keys[b].Tid, keys[a].Tid))
+	})
+	var parts sync.WaitGroup
+	for part := range slices.Chunk(order, max(len(order)/runtime.GOMAXPROCS(0)+1, 64)) {
+		parts.Go(func() {
+			r, err := s.readers.get()
+			if err != nil {
+				for _, i := range part {
+					each(i, Revision{}, err)
+				}
+				return
+			}
+			defer s.readers.put(r)
+			for _, i := range part {
+				rev := Revision{Oid: keys[i].Oid, Tid: keys[i].Tid}
+				ok, err := r.seek(rev.Oid, rev.Tid)
+				if ok {
+					rev, err = r.revision(true, false)
+				}
+				each(i, rev, err)
+			}
+		})
+	}
+	parts.Wait()
 }
 
 // Head is State.Head.

@@ -2,6 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -81,6 +85,51 @@ func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.
 	}
 	defer n.calls.RUnlock()
 	return n.store.LoadSerial(oid, tid)
+}
+
+// LoadRevisions is Operations.LoadRevisions.
+func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	for {
+		revs, over, err := n.loadRevisions(ctx, keys, limit)
+		if err != nil || !over {
+			return revs, err
+		}
+		// More than the limit was met before all were read: what a smaller number of them has is known then.
+		keys = keys[:max(1, len(keys)/8)]
+		if len(keys) == 1 {
+			limit = math.MaxInt
+		}
+	}
+}
+
+func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) (revs []index.Revision, over bool, _ error) {
+	var size atomic.Int64
+	revs, errs := make([]index.Revision, len(keys)), make([]error, len(keys))
+	n.store.LoadRevisions(keys, func(i int, rev index.Revision, err error) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if errors.Is(err, index.ErrNotFound) {
+			rev, err = index.Revision{}, nil
+		}
+		if size.Add(int64(len(rev.Data))) > int64(limit) {
+			rev.Data = nil // not to be returned: only counted
+		}
+		revs[i], errs[i] = rev, err
+	})
+	if size.Load() > int64(limit) {
+		return nil, true, nil
+	}
+	for i, err := range errs {
+		if err != nil {
+			return nil, false, fmt.Errorf("load oid %s at tid %s: %w", keys[i].Oid, keys[i].Tid, err)
+		}
+	}
+	return revs, false, nil
 }
 
 // History is Operations.History.

@@ -21,6 +21,9 @@ class Node:
     def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
+    def load_revisions(self, keys: bytes, limit: int) -> list[bytes | bool | None]:
+        """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
+        least one, if all of them are more than limit bytes."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(
@@ -43,7 +46,8 @@ class Node:
         writes: Sequence[tuple[bytes, bytes, bytes]],
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
-        """writes (oid, base, data), reads (oid, serial) -> conflicts (oid, base, committed, committed data, base data)."""
+        """writes (oid, base, data), reads (oid, serial)
+        -> conflicts (oid, base, committed, committed data, base data)."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...

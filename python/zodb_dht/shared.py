@@ -97,11 +97,9 @@ class SharedStorage(DHTStorage):
         try:
             wrapper.invalidate(tid, oids)
         except Exception:
-            # HexStorage's invalidate is more than MVCCAdapter takes, and a wrapper that has none around it yet has nobody
-            # to tell. Whoever committed is not to blame, and nobody may go on with what is out of date.
-            log.warning(
-                "%r did not take the invalidation of 0x%s: it forgets everything", wrapper, tid.hex(), exc_info=True
-            )
+            # HexStorage hands on more than MVCCAdapter takes, and a wrapper that has none around it yet has nobody to
+            # tell. Whoever committed is not to blame, and nobody may go on with what is out of date.
+            log.warning("%r did not take an invalidation: it forgets everything", wrapper, exc_info=True)
             try:
                 wrapper.invalidateCache()
             except Exception:

@@ -20,7 +20,8 @@ from ZODB.utils import maxtid
 
 from . import copying, iteration
 from .config import BY_KEYWORD, Settings
-from .errors import Closed, ReadOnlyError, Unsupported
+from .conversion import Report, rising
+from .errors import Closed, ReadOnlyError, Unsupported, Usage
 from .native import Revision, RevisionAndNext, open_node
 from .peer import Peer, p64, u64
 from .reader import Reader
@@ -144,11 +145,21 @@ class DHTStorage(Reader):
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[iteration.Transaction]:
         return iteration.transactions(self._peer.node, start, stop)
 
-    def copyTransactionsFrom(self, other: Any, verbose: bool | int = False) -> None:
-        """Copy each transaction of other with its tid. They are queued, so that there is one fsync for many."""
+    def copyTransactionsFrom(
+        self, other: Any, verbose: bool | int = False, *, workers: int = 1, start_tid: bytes | None = None
+    ) -> None:
+        """Copy each transaction of other, from start_tid on, with its tid; all are durable on return.
+
+        They are queued, so that there is one fsync for many. workers is what zodb-convert asks for: any number is
+        taken, since the core hashes, logs and applies in threads of its own while other is read.
+        """
         if self._read_only:
             raise ReadOnlyError
-        copying.copy_transactions(other, self._peer, bool(verbose))
+        if workers < 1:
+            raise Usage(f"workers: {workers} is less than 1")
+        transactions = other.iterator() if start_tid is None else other.iterator(start_tid)
+        progress = copying.print_transaction if verbose else None
+        copying.copy_transactions(rising(transactions), self._peer, Report(), progress)
 
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """What became of InDoubt.txn: ("committed", tid), ("refused", z64), or None while it is unknown."""

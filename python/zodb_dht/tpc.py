@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ZODB.ConflictResolution import tryToResolveConflict
@@ -22,6 +23,8 @@ from .peer import Peer
 
 Transform = Callable[[bytes], bytes]
 Callback = Callable[[bytes], object]
+Resolver = Callable[[bytes, bytes, bytes, bytes, bytes], bytes]
+"""(oid, committed serial, base, data, committed data) -> the data to store; ConflictError."""
 
 
 class Phase:
@@ -67,6 +70,7 @@ class Begun(Phase):
         self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
+        self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         if serial == z64:
@@ -100,7 +104,9 @@ class Begun(Phase):
             if committed == z64 and self.peer.overlay and self._unknown(oid):
                 pass  # of a DemoStorage's base: as FileStorage, take it as it is
             elif oid not in self.forced:
-                data = _resolve(oid, base, committed, data, committed_data, base_data, transform, untransform)
+                data = _resolve(
+                    oid, base, committed, data, committed_data, base_data, transform, untransform, self.resolve
+                )
                 resolved.append(oid)
             self.writes[oid] = (oid, committed, data)
         # The conflicting objects are reserved, too: a second disagreement means that the reservations were lost.
@@ -231,15 +237,22 @@ def _resolve(
     base_data: bytes | None,
     transform: Transform,
     untransform: Transform,
+    resolve: Resolver | None,
 ) -> bytes:
     """The data to store in place of `data`; ConflictError."""
     if base == z64 or committed == z64 or base_data is None:
         # Created twice, or gone, or its base was packed: without three states there is nothing to resolve, and
         # tryToResolveConflict would log a traceback for it.
-        raise ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
-    answer = _Answer(base_data, transform, untransform)
-    resolved: bytes = tryToResolveConflict(answer, oid, committed, base, data, committed_data)
-    return resolved
+        error = ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
+        error.data = data
+        raise error
+    if resolve is None:
+        resolve = partial(tryToResolveConflict, _Answer(base_data, transform, untransform))
+    try:
+        return resolve(oid, committed, base, data, committed_data)
+    except ConflictError as e:
+        e.data = data  # for a ZEO server that leaves conflicts to its clients
+        raise
 
 
 def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:

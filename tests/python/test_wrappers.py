@@ -1,4 +1,4 @@
-"""What people put around a storage, around ours in the shared mode: each with a database on top, and across a restart."""
+"""What people put around a storage, around ours in the shared mode: each with a database on top."""
 
 from __future__ import annotations
 

@@ -374,6 +374,35 @@ METHOD(node_load_many) {
     return finished(&out, &a, list);
 }
 
+METHOD(node_load_revisions) {
+    request r = {0};
+    zd_reply out;
+    char *keys;
+    Py_ssize_t len;
+    if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
+    uint64_t limit = PyLong_AsUnsignedLongLong(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    if (len % 16) {
+        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
+        return NULL;
+    }
+    put_u64(&r, limit);
+    put(&r, keys, (size_t)len);
+    if (call(ZD_LOAD_REVISIONS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        char kind = *get(&a, 1);
+        PyObject *data = get_bytes(&a), *item = data;
+        if (data && kind != 1) {
+            Py_DECREF(data);
+            item = Py_NewRef(kind == 2 ? Py_None : Py_False);
+        }
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
 static uint64_t size_arg(PyObject *o) {
     unsigned long long v = PyLong_AsUnsignedLongLong(o);
     if (v == (unsigned long long)-1 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
@@ -405,15 +434,11 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-METHOD(node_transactions) {
-    request r = {0};
+// headers makes a call whose answer is a list of transactions.
+static PyObject *headers(int op, uint64_t h, request *r) {
     zd_reply out;
-    if (!nargs_is(n, 3, "transactions")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
-    put_fixed(&r, args[1], 8, "a tid");
-    put_u64(&r, size_arg(args[2]));
-    if (PyErr_Occurred()) r.failed = 1;
-    if (call(ZD_TRANSACTIONS, H(self), &r, &out, 0) < 0) return NULL;
+    if (PyErr_Occurred()) r->failed = 1;
+    if (call(op, h, r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -443,6 +468,23 @@ static int visible(uint64_t h, uint64_t *tid) {
     if (code == -1) raise_code("closed", "the peer directory is closed", NULL);
     if (code == -2) raise_panic();
     return code;
+}
+
+METHOD(node_transactions) {
+    request r = {0};
+    if (!nargs_is(n, 3, "transactions")) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_fixed(&r, args[1], 8, "a tid");
+    put_u64(&r, size_arg(args[2]));
+    return headers(ZD_TRANSACTIONS, H(self), &r);
+}
+
+METHOD(node_recent) {
+    request r = {0};
+    if (!nargs_is(n, 2, "recent")) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_u64(&r, size_arg(args[1]));
+    return headers(ZD_RECENT, H(self), &r);
 }
 
 METHOD(node_last_tid) {
@@ -879,7 +921,7 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

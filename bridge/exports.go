@@ -263,12 +263,16 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.loadSerial(ctx, r)
 	case C.ZD_LOAD_MANY:
 		return s.loadMany(ctx, r, true)
+	case C.ZD_LOAD_REVISIONS:
+		return s.loadRevisions(ctx, r)
 	case C.ZD_PREFETCH:
 		return s.loadMany(ctx, r, false)
 	case C.ZD_HISTORY:
 		return s.history(ctx, r)
 	case C.ZD_TRANSACTIONS:
 		return s.transactions(ctx, r)
+	case C.ZD_RECENT:
+		return s.recent(ctx, r)
 	case C.ZD_STATS:
 		return s.stats()
 	case C.ZD_NEW_OIDS:

@@ -19,9 +19,11 @@ import (
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
+//	load_revisions  limit, (oid, tid) ...   -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes
 //	prefetch      at, oid ...               -> nothing
 //	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
+//	recent        to, limit                 -> as transactions
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
 //	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
@@ -128,6 +130,24 @@ func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, e
 	return dst, nil
 }
 
+func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) {
+	limit := r.uint64()
+	keys := make([]index.RevisionKey, len(r.b)/16)
+	for i := range keys {
+		keys[i] = index.RevisionKey{Oid: r.oid(), Tid: r.tid()}
+	}
+	revs, err := s.n.LoadRevisions(ctx, keys, int(min(limit, 1<<30)))
+	size := 0
+	for i := range revs {
+		size += 5 + len(revs[i].Data)
+	}
+	dst := make([]byte, 0, size)
+	for i := range revs {
+		dst = appendBytes(append(dst, byte(revs[i].Kind)), revs[i].Data)
+	}
+	return dst, err
+}
+
 func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 	oid, size := r.oid(), r.uint64()
 	revs, err := s.n.History(ctx, oid, int(min(size, 1<<31)))
@@ -159,7 +179,16 @@ func appendFields(dst []byte, h *index.Header) []byte {
 func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
 	start, stop, limit := r.tid(), r.tid(), r.uint64()
 	hs, err := s.n.Transactions(ctx, start, stop, int(min(limit, 1<<20)))
-	var dst []byte
+	return appendHeaders(hs), err
+}
+
+func (s service) recent(ctx context.Context, r *request) ([]byte, error) {
+	to, limit := r.tid(), r.uint64()
+	hs, err := s.n.Recent(ctx, to, int(min(limit, 1<<20)))
+	return appendHeaders(hs), err
+}
+
+func appendHeaders(hs []index.Header) (dst []byte) {
 	for i := range hs {
 		dst = append(u64(dst, hs[i].Tid), hs[i].Status)
 		dst = u64(appendFields(dst, &hs[i]), uint64(len(hs[i].Oids)))
@@ -167,7 +196,7 @@ func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
 			dst = u64(dst, oid)
 		}
 	}
-	return dst, err
+	return dst
 }
 
 func (s service) stats() ([]byte, error) {

@@ -57,6 +57,12 @@ type Revision struct {
 	Data []byte // nil for a deletion
 }
 
+// RevisionKey names a revision.
+type RevisionKey struct {
+	Oid zodb.Oid
+	Tid zodb.Tid
+}
+
 // Header is a transaction without its data.
 type Header struct {
 	Tid         zodb.Tid
@@ -99,6 +105,8 @@ type State interface {
 	History(oid zodb.Oid, n int) ([]Revision, error)
 	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false.
 	Transactions(from, to zodb.Tid, yield func(Header) bool) error
+	// Recent calls yield for each transaction with tid <= to, newest first, until it returns false.
+	Recent(to zodb.Tid, yield func(Header) bool) error
 	// Outcome looks a transaction up: false if it is unknown, or its outcome too old to be remembered.
 	Outcome(id zodb.TxnID) (Outcome, bool, error)
 	// Find returns a record with this hash, verified: ErrNotFound.

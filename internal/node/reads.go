@@ -2,6 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -108,6 +112,51 @@ func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.
 	return n.store.LoadSerial(oid, tid)
 }
 
+// LoadRevisions is Operations.LoadRevisions.
+func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	for {
+		revs, over, err := n.loadRevisions(ctx, keys, limit)
+		if err != nil || !over {
+			return revs, err
+		}
+		// More than the limit was met before all were read: what a smaller number of them has is known then.
+		keys = keys[:max(1, len(keys)/8)]
+		if len(keys) == 1 {
+			limit = math.MaxInt
+		}
+	}
+}
+
+func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) (revs []index.Revision, over bool, _ error) {
+	var size atomic.Int64
+	revs, errs := make([]index.Revision, len(keys)), make([]error, len(keys))
+	n.store.LoadRevisions(keys, func(i int, rev index.Revision, err error) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if errors.Is(err, index.ErrNotFound) {
+			rev, err = index.Revision{}, nil
+		}
+		if size.Add(int64(len(rev.Data))) > int64(limit) {
+			rev.Data = nil // not to be returned: only counted
+		}
+		revs[i], errs[i] = rev, err
+	})
+	if size.Load() > int64(limit) {
+		return nil, true, nil
+	}
+	for i, err := range errs {
+		if err != nil {
+			return nil, false, fmt.Errorf("load oid %s at tid %s: %w", keys[i].Oid, keys[i].Tid, err)
+		}
+	}
+	return revs, false, nil
+}
+
 // History is Operations.History.
 func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revision, error) {
 	if err := n.enter(); err != nil {
@@ -118,15 +167,33 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 }
 
 // Transactions is Operations.Transactions.
-func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (hs []index.Header, err error) {
+func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
 	defer n.calls.RUnlock()
+	return some(ctx, limit, func(yield func(index.Header) bool) error {
+		return n.store.Transactions(from, min(to, n.Visible()), yield)
+	})
+}
+
+// Recent is Operations.Recent.
+func (n *Node) Recent(ctx context.Context, to zodb.Tid, limit int) ([]index.Header, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	return some(ctx, limit, func(yield func(index.Header) bool) error {
+		return n.store.Recent(min(to, n.Visible()), yield)
+	})
+}
+
+// some collects the first headers of a walk.
+func some(ctx context.Context, limit int, walk func(func(index.Header) bool) error) (hs []index.Header, err error) {
 	if limit <= 0 {
 		return nil, nil
 	}
-	err = n.store.Transactions(from, min(to, n.Visible()), func(h index.Header) bool {
+	err = walk(func(h index.Header) bool {
 		hs = append(hs, h)
 		return len(hs) < limit && ctx.Err() == nil
 	})

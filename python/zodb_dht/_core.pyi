@@ -22,12 +22,17 @@ class Node:
     def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
+    def load_revisions(self, keys: bytes, limit: int) -> list[bytes | bool | None]:
+        """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
+        least one, if all of them are more than limit bytes."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(
         self, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
         """(tid, status, user, description, extension pickle, oids), oldest first, at most limit."""
+    def recent(self, to: bytes, limit: int) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
+        """As transactions, of those with tid <= to, newest first."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ZODB.ConflictResolution import tryToResolveConflict
+from ZODB.Connection import TransactionMetaData
 from ZODB.utils import oid_repr, readable_tid_repr, z64
 
 from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, Unsupported, WrongPhase
@@ -21,6 +23,8 @@ from .peer import Peer
 
 Transform = Callable[[bytes], bytes]
 Callback = Callable[[bytes], object]
+Resolver = Callable[[bytes, bytes, bytes, bytes, bytes], bytes]
+"""(oid, committed serial, base, data, committed data) -> the data to store; ConflictError."""
 
 
 class Phase:
@@ -66,6 +70,7 @@ class Begun(Phase):
         self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
+        self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         if serial == z64:
@@ -96,14 +101,25 @@ class Begun(Phase):
         resolved = []
         for oid, base, committed, committed_data, base_data in conflicts:
             data = self.writes[oid][2]
-            if oid not in self.forced:
-                data = _resolve(oid, base, committed, data, committed_data, base_data, transform, untransform)
+            if committed == z64 and self.peer.overlay and self._unknown(oid):
+                pass  # of a DemoStorage's base: as FileStorage, take it as it is
+            elif oid not in self.forced:
+                data = _resolve(
+                    oid, base, committed, data, committed_data, base_data, transform, untransform, self.resolve
+                )
                 resolved.append(oid)
             self.writes[oid] = (oid, committed, data)
         # The conflicting objects are reserved, too: a second disagreement means that the reservations were lost.
         for oid, base, committed, _, _ in self._ask():
             raise ConflictError(oid=oid, serials=(committed, base), data=self.writes[oid][2])
         return resolved
+
+    def _unknown(self, oid: bytes) -> bool:
+        """No revision of the object was ever here, not even a deletion."""
+        try:
+            return not self.peer.node.history(oid, 1)
+        except POSKeyError:
+            return True
 
     def _ask(self) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
         try:
@@ -221,15 +237,22 @@ def _resolve(
     base_data: bytes | None,
     transform: Transform,
     untransform: Transform,
+    resolve: Resolver | None,
 ) -> bytes:
     """The data to store in place of `data`; ConflictError."""
     if base == z64 or committed == z64 or base_data is None:
         # Created twice, or gone, or its base was packed: without three states there is nothing to resolve, and
         # tryToResolveConflict would log a traceback for it.
-        raise ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
-    answer = _Answer(base_data, transform, untransform)
-    resolved: bytes = tryToResolveConflict(answer, oid, committed, base, data, committed_data)
-    return resolved
+        error = ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
+        error.data = data
+        raise error
+    if resolve is None:
+        resolve = partial(tryToResolveConflict, _Answer(base_data, transform, untransform))
+    try:
+        return resolve(oid, committed, base, data, committed_data)
+    except ConflictError as e:
+        e.data = data  # for a ZEO server that leaves conflicts to its clients
+        raise
 
 
 def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
@@ -239,4 +262,7 @@ def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
         user = user.encode()
     if isinstance(description, str):
         description = description.encode()
-    return user, description, transaction.extension_bytes
+    extension = getattr(transaction, "extension_bytes", None)
+    if extension is None:  # records of MappingStorage know the mapping only
+        extension = TransactionMetaData(extension=dict(transaction.extension)).extension_bytes
+    return user, description, extension

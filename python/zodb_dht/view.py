@@ -15,7 +15,7 @@ from .peer import Peer
 from .reader import Reader
 
 if TYPE_CHECKING:
-    from .storage import DHTStorage
+    from .mvcc import MVCCStorage
 
 PREFETCH_AT_ONCE = 10_000
 """Oids in one call: an iterable of any length costs bounded memory."""
@@ -23,9 +23,9 @@ PREFETCH_AT_ONCE = 10_000
 
 @zope.interface.implementer(IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
 class DHTView(Reader):
-    """A view of a DHTStorage. One thread at a time, like the connection it serves; made by new_instance()."""
+    """A view of an MVCCStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 
-    def __init__(self, root: DHTStorage) -> None:
+    def __init__(self, root: MVCCStorage) -> None:
         super().__init__(root._settings)
         self._root = root
         self._released = False

@@ -1,10 +1,11 @@
-"""Which of ZODB's own suites run on DHTStorage, and which of their tests wait for undo, pack and blobs."""
+"""Which of ZODB's and ZEO's own suites run on DHTStorage, and which of their tests wait for undo, pack and blobs."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TypeVar
 
+from ZEO.tests import Cache, CommitLockTests, IterationTests, ThreadTests, testZEO
 from ZODB.tests import (
     BasicStorage,
     ConflictResolution,
@@ -41,6 +42,10 @@ SUITES: tuple[type, ...] = (
     RevisionStorage.RevisionStorage,
     HistoryStorage.HistoryStorage,
     testZODB.ZODBTests,
+    CommitLockTests.CommitLockVoteTests,
+    ThreadTests.ThreadTests,
+    IterationTests.IterationTests,
+    testZEO.MiscZEOTests,
 )
 
 # Tests of the suites above that can't run yet.
@@ -60,6 +65,7 @@ WAITING_SUITES: dict[type, str] = {
     TransactionalUndoStorage.TransactionalUndoStorage: "undo",
     PackableStorage.PackableStorageWithOptionalGC: "pack",
     PackableStorage.PackableUndoStorage: "pack and undo",
+    Cache.TransUndoStorageWithCache: "undo",
 }
 
 

@@ -322,6 +322,19 @@ func transactions(t *testing.T, d *driver) {
 			t.Fatal(c.from, c.to, diff)
 		}
 	}
+	for _, c := range []struct {
+		to   zodb.Tid
+		n    int
+		want []zodb.Tid
+	}{{zodb.MaxTid, 9, []zodb.Tid{50, 40, 30, 20, 10}}, {49, 2, []zodb.Tid{40, 30}}, {30, 1, []zodb.Tid{30}}, {9, 9, nil}} {
+		var got []zodb.Tid
+		if err := d.s.Recent(c.to, func(h index.Header) bool { got = append(got, h.Tid); return len(got) < c.n }); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatal(c.to, diff)
+		}
+	}
 	n := 0
 	if err := d.s.Transactions(0, 50, func(h index.Header) bool {
 		n++

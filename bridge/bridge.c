@@ -402,15 +402,14 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-METHOD(node_transactions) {
+static PyObject *headers(int op, PyObject *self, PyObject *const *args) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 3, "transactions")) return NULL;
     put_fixed(&r, args[0], 8, "a tid");
     put_fixed(&r, args[1], 8, "a tid");
     put_u64(&r, size_arg(args[2]));
     if (PyErr_Occurred()) r.failed = 1;
-    if (call(ZD_TRANSACTIONS, H(self), &r, &out, 0) < 0) return NULL;
+    if (call(op, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -428,6 +427,53 @@ METHOD(node_transactions) {
         Py_XDECREF(ext);
         Py_XDECREF(oids);
         if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
+METHOD(node_transactions) {
+    if (!nargs_is(n, 3, "transactions")) return NULL;
+    return headers(ZD_TRANSACTIONS, self, args);
+}
+
+METHOD(node_transactions_backwards) {
+    if (!nargs_is(n, 3, "transactions_backwards")) return NULL;
+    return headers(ZD_TRANSACTIONS_BACKWARDS, self, args);
+}
+
+METHOD(node_current) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "current")) return NULL;
+    put_fixed(&r, args[0], 8, "an oid");
+    put_u64(&r, size_arg(args[1]));
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(ZD_CURRENT, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
+METHOD(node_repeats) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "repeats")) return NULL;
+    put_fixed(&r, args[1], 8, "a tid");
+    put_oids(&r, args[0]);
+    if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        uint64_t tid = get_u64(&a);
+        if (append(list, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
     }
     return finished(&out, &a, list);
 }
@@ -500,7 +546,7 @@ METHOD(node_vote) {
         PyObject *t = PyList_GetItem(writes, i);
         put_fixed(&r, tuple_item(&r, t, 3, 0), 8, "an oid");
         put_fixed(&r, tuple_item(&r, t, 3, 1), 8, "a serial");
-        put_bytes(&r, tuple_item(&r, t, 3, 2), 0, "data");
+        put_bytes(&r, tuple_item(&r, t, 3, 2), 1, "data");
     }
     PyObject *reads = r.failed ? NULL : list_of(&r, args[5]);
     for (Py_ssize_t i = 0; !r.failed && i < PyList_Size(reads); i++) {
@@ -849,7 +895,8 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions),
+    FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

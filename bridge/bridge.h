@@ -26,6 +26,9 @@ enum zd_op {
     ZD_PREFETCH,
     ZD_CLOSE,
     ZD_OPEN,
+    ZD_TRANSACTIONS_BACKWARDS,
+    ZD_CURRENT,
+    ZD_REPEATS,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

@@ -9,11 +9,14 @@ from typing import Any
 
 import zope.interface
 from ZODB.interfaces import (
+    IExternalGC,
     IMultiCommitStorage,
     IMVCCStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 from ZODB.utils import maxtid
@@ -28,11 +31,14 @@ from .view import PREFETCH_AT_ONCE, DHTView
 
 
 @zope.interface.implementer(
+    IExternalGC,
     IMultiCommitStorage,
     IMVCCStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 class DHTStorage(Reader):

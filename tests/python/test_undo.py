@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,14 @@ from BTrees.Length import Length
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError, MultipleUndoErrors, POSKeyError, ReadOnlyError, UndoError
+from ZODB.POSException import (
+    ConflictError,
+    MultipleUndoErrors,
+    POSKeyError,
+    ReadOnlyError,
+    ReadOnlyHistoryError,
+    UndoError,
+)
 from ZODB.utils import p64, u64, z64
 from zodb_dht import DHTStorage
 
@@ -347,6 +355,15 @@ def test_historical_connections_read_what_was(storage: DHTStorage) -> None:
         then = db.open(at=tid)
         assert then.root()["a"]["n"] == i
         then.close()
+    with pytest.raises(ValueError, match="in the future"):
+        db.open(at=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(1))
+    manager = transaction.TransactionManager()
+    then = db.open(manager, at=tids[2])
+    then.root()["a"]["n"] = 7
+    with pytest.raises(ReadOnlyHistoryError):
+        manager.commit()
+    manager.abort()
+    then.close()
     before = db.open(before=tids[1])
     assert before.root()["a"]["n"] == 0
     before.close()

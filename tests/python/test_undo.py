@@ -388,3 +388,13 @@ def test_a_filestorage_copy_keeps_what_undos_repeat(storage: DHTStorage, tmp_pat
         assert [[(r.oid, r.tid, r.data, r.data_txn) for r in t] for t in copy.iterator()] == want
     source.close()
     back.close()
+
+
+def test_history_has_as_many_revisions_as_asked_for_while_a_newer_one_is_not_published(storage: DHTStorage) -> None:
+    oid, first = new(storage)
+    txn = begun(storage, (oid, first, b"newer"))
+    storage.tpc_vote(txn)
+    seen: list[bytes] = []
+    tid = storage.tpc_finish(txn, lambda _: seen.extend(h["tid"] for h in storage.history(oid, 1)))
+    assert seen == [first]
+    assert [h["tid"] for h in storage.history(oid, 1)] == [tid]

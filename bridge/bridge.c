@@ -374,13 +374,20 @@ METHOD(node_load_many) {
     return finished(&out, &a, list);
 }
 
+static uint64_t size_arg(PyObject *o) {
+    unsigned long long v = PyLong_AsUnsignedLongLong(o);
+    if (v == (unsigned long long)-1 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_SetString(PyExc_ValueError, "a count must be within 0 and 2**64 - 1");
+    return v;
+}
+
 METHOD(node_load_revisions) {
     request r = {0};
     zd_reply out;
     char *keys;
     Py_ssize_t len;
     if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
-    uint64_t limit = PyLong_AsUnsignedLongLong(args[1]);
+    uint64_t limit = size_arg(args[1]);
     if (PyErr_Occurred()) return NULL;
     if (len % 16) {
         PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
@@ -401,13 +408,6 @@ METHOD(node_load_revisions) {
         if (append(list, item) < 0) break;
     }
     return finished(&out, &a, list);
-}
-
-static uint64_t size_arg(PyObject *o) {
-    unsigned long long v = PyLong_AsUnsignedLongLong(o);
-    if (v == (unsigned long long)-1 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
-        PyErr_SetString(PyExc_ValueError, "a count must be within 0 and 2**64 - 1");
-    return v;
 }
 
 METHOD(node_history) {
@@ -434,11 +434,14 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-// headers makes a call whose answer is a list of transactions.
-static PyObject *headers(int op, uint64_t h, request *r) {
+static PyObject *headers(int op, PyObject *self, PyObject *const *args) {
+    request r = {0};
     zd_reply out;
-    if (PyErr_Occurred()) r->failed = 1;
-    if (call(op, h, r, &out, 0) < 0) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_fixed(&r, args[1], 8, "a tid");
+    put_u64(&r, size_arg(args[2]));
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(op, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -471,20 +474,50 @@ static int visible(uint64_t h, uint64_t *tid) {
 }
 
 METHOD(node_transactions) {
-    request r = {0};
     if (!nargs_is(n, 3, "transactions")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
-    put_fixed(&r, args[1], 8, "a tid");
-    put_u64(&r, size_arg(args[2]));
-    return headers(ZD_TRANSACTIONS, H(self), &r);
+    return headers(ZD_TRANSACTIONS, self, args);
 }
 
-METHOD(node_recent) {
+METHOD(node_transactions_backwards) {
+    if (!nargs_is(n, 3, "transactions_backwards")) return NULL;
+    return headers(ZD_TRANSACTIONS_BACKWARDS, self, args);
+}
+
+METHOD(node_current) {
     request r = {0};
-    if (!nargs_is(n, 2, "recent")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
+    zd_reply out;
+    if (!nargs_is(n, 2, "current")) return NULL;
+    put_fixed(&r, args[0], 8, "an oid");
     put_u64(&r, size_arg(args[1]));
-    return headers(ZD_RECENT, H(self), &r);
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(ZD_CURRENT, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
+METHOD(node_repeats) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "repeats")) return NULL;
+    put_fixed(&r, args[1], 8, "a tid");
+    put_oids(&r, args[0]);
+    if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        uint64_t tid = get_u64(&a);
+        if (append(list, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
+    }
+    return finished(&out, &a, list);
 }
 
 METHOD(node_last_tid) {
@@ -552,7 +585,7 @@ METHOD(node_vote) {
         PyObject *t = PyList_GetItem(writes, i);
         put_fixed(&r, tuple_item(&r, t, 3, 0), 8, "an oid");
         put_fixed(&r, tuple_item(&r, t, 3, 1), 8, "a serial");
-        put_bytes(&r, tuple_item(&r, t, 3, 2), 0, "data");
+        put_bytes(&r, tuple_item(&r, t, 3, 2), 1, "data");
     }
     PyObject *reads = r.failed ? NULL : list_of(&r, args[5]);
     for (Py_ssize_t i = 0; !r.failed && i < PyList_Size(reads); i++) {
@@ -921,7 +954,8 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
+    FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

@@ -297,11 +297,6 @@ func (s *Store) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
 	return s.transactions(from, to, func(h Header, _ []zodb.Tid) bool { return yield(h) })
 }
 
-// Recent is State.Recent.
-func (s *Store) Recent(to zodb.Tid, yield func(Header) bool) error {
-	return s.walkTxns(0, to, (*pebble.Iterator).Last, (*pebble.Iterator).Prev, func(h Header, _ []zodb.Tid) bool { return yield(h) })
-}
-
 func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) error {
 	return s.walkTxns(from, to, (*pebble.Iterator).First, (*pebble.Iterator).Next, yield)
 }

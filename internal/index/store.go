@@ -213,6 +213,21 @@ func (s *Store) Fence() {
 // writes nothing; if a call into Pebble never came back it leaves Pebble alone, see Abandoned.
 func (s *Store) Close() error {
 	s.readers.close()
+	if s.Abandoned() {
+		return nil
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.takeDown() }() // it may be parked in a write
+	select {
+	case err := <-closed:
+		return err
+	case <-s.parked:
+		return nil // what failed was told
+	}
+}
+
+// takeDown flushes, unless the store is broken, and closes.
+func (s *Store) takeDown() error {
 	if !s.broken.Load() {
 		err := s.db.Flush()
 		if !s.broken.Load() {
@@ -223,21 +238,10 @@ func (s *Store) Close() error {
 			return err
 		}
 	}
-	if s.Abandoned() {
-		return nil
-	}
-	s.fence.closing.Store(true) // the log's driver, which makes logs, has ended
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
-		_ = s.db.Close()
-		s.cache.Unref()
-	}()
-	select {
-	case <-closed:
-	case <-s.parked:
-	}
+	s.fence.closing.Store(true)      // the log's driver, which makes logs, has ended
+	defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
+	_ = s.db.Close()
+	s.cache.Unref()
 	return nil
 }
 

@@ -248,12 +248,11 @@ def test_a_connection_sees_an_undo_at_its_next_transaction(storage: DHTStorage) 
 def test_the_log_pages_over_ten_thousand_transactions(storage: DHTStorage, tmp_path: Any) -> None:
     class Source:
         def iterator(self) -> Any:
-            from zodb_dht.iteration import Record, Transaction
+            from ZODB.BaseStorage import DataRecord, TransactionRecord
 
-            class One(Transaction):
+            class One(TransactionRecord):  # type: ignore[misc]
                 def __iter__(self) -> Any:
-                    record = Record(p64(1), self.tid, self.tid, None)  # type: ignore[arg-type]
-                    yield record
+                    yield DataRecord(p64(1), self.tid, self.tid, None)
 
             for n in range(1, 10_001):
                 yield One(p64(n), " ", b"user", b"%d" % n, b"")

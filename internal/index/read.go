@@ -2,9 +2,13 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -142,6 +146,44 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 	return nil
 }
 
+// Newest calls yield with the current revision of each object in [first, end) that has one, in order, until it returns
+// false; Data belongs to the caller.
+func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{
+		LowerBound: recordKey(nil, first, ^zodb.Tid(0)), UpperBound: recordKey(nil, end, ^zodb.Tid(0)),
+	})
+	if err != nil {
+		return err
+	}
+	r := reading{iter: it}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; {
+		rev, err := r.revision(true, false)
+		if err != nil {
+			return err
+		}
+		if rev.Kind == zodb.WriteData && !yield(rev) {
+			return nil
+		}
+		ok = r.nextObject(rev.Oid)
+	}
+	return damage(first, 0, it.Error())
+}
+
+// nextObject moves behind all revisions of oid: a step for most, a seek behind a long history.
+func (r *reading) nextObject(oid zodb.Oid) bool {
+	for range 8 {
+		if !r.iter.Next() {
+			return false
+		}
+		if zodb.Oid(binary.BigEndian.Uint64(r.iter.Key()[1:])) != oid {
+			return true
+		}
+	}
+	r.key = recordKey(r.key[:0], oid+1, ^zodb.Tid(0))
+	return r.iter.SeekGE(r.key)
+}
+
 // seek moves to one revision; it is there, or there is an error.
 func (r *reading) seek(oid zodb.Oid, tid zodb.Tid) (bool, error) {
 	r.key = recordKey(r.key[:0], oid, tid)
@@ -169,6 +211,40 @@ func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 		err = ErrNotFound
 	}
 	return rev, err
+}
+
+// LoadRevisions reads the named revisions, several at a time and in the order of the rows. It calls each once for every index, from
+// any of its goroutines: ErrNotFound if there is none; a deletion has no data and no error.
+func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision, err error)) {
+	order := make([]int, len(keys))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(keys[a].Oid, keys[b].Oid), cmp.Compare(keys[b].Tid, keys[a].Tid))
+	})
+	var parts sync.WaitGroup
+	for part := range slices.Chunk(order, max(len(order)/runtime.GOMAXPROCS(0)+1, 64)) {
+		parts.Go(func() {
+			r, err := s.readers.get()
+			if err != nil {
+				for _, i := range part {
+					each(i, Revision{}, err)
+				}
+				return
+			}
+			defer s.readers.put(r)
+			for _, i := range part {
+				rev := Revision{Oid: keys[i].Oid, Tid: keys[i].Tid}
+				ok, err := r.seek(rev.Oid, rev.Tid)
+				if ok {
+					rev, err = r.revision(true, false)
+				}
+				each(i, rev, err)
+			}
+		})
+	}
+	parts.Wait()
 }
 
 // Head is State.Head.
@@ -221,7 +297,12 @@ func (s *Store) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
 	return s.transactions(from, to, func(h Header, _ []zodb.Tid) bool { return yield(h) })
 }
 
-func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) (err error) {
+func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) error {
+	return s.walkTxns(from, to, (*pebble.Iterator).First, (*pebble.Iterator).Next, yield)
+}
+
+// walkTxns reads the rows of [from, to] in either direction.
+func (s *Store) walkTxns(from, to zodb.Tid, first, next func(*pebble.Iterator) bool, yield func(Header, []zodb.Tid) bool) (err error) {
 	if to > zodb.MaxTid {
 		to = zodb.MaxTid
 	}
@@ -230,7 +311,7 @@ func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) b
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
+	for ok := first(it); ok; ok = next(it) {
 		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
 		v, err := it.ValueAndErr()
 		if err != nil {

@@ -108,9 +108,9 @@ case "${1:-help}" in
     go run -tags "$TAGS" ./cmd/bench "$@" ;;
   plone)
     install_wheel; shift
-    .venv/bin/python tests/zope/run.py "$@"
+    .venv/bin/python tests/zope/run.py --json build/plone/life.json "$@"
     .venv/bin/python tests/zope/migrate.py
-    .venv/bin/python tests/zope/times.py "$@" ;;
+    .venv/bin/python tests/zope/times.py --json build/plone/times.json "$@" ;;
   plone-tests)    install_wheel; shift; .venv/bin/python tests/zope/suites.py "$@" ;;
   plone-buildout) install_wheel; .venv/bin/python tests/zope/buildout.py ;;
   wheel) wheel ;;

@@ -205,7 +205,7 @@ class Life:
             list(pool.map(editor, range(WRITERS)))
 
     def undo(self) -> None:
-        """Undo a creation, and the undo; two edits at once; a replaced file; and what can't be undone."""
+        """Undo a creation, and its undo; two edits at once; one by plone.restapi; a replaced file; and what can't be."""
         before = set(self.browser.undoable())
         path = self.document("/a", "undone")
         made = [i for i in self.browser.undoable() if i not in before]
@@ -220,6 +220,10 @@ class Life:
         self.edit(path, "one")
         self.edit(path, "two")
         self._undone(self.browser.undoable()[:2])
+        item.title = title
+        self.edit(path, "by plone.restapi")
+        [edited, *_] = self.call("GET", "/@transactions")
+        self.call("PATCH", "/@transactions", {"transaction_ids": [edited["id"]]})
         item.title = title
 
         old = self.expected["/a/file1"].blob

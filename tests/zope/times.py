@@ -94,10 +94,13 @@ def measure(sites: Mapping[str, Life], starts: Mapping[str, Instance]) -> dict[s
     for life in sites.values():
         life.login()
     number = 10_000
+    names = list(sites)
     for request in REQUESTS:
         say(f"{request.name} ...")
         for turn in range(request.times + 1):
-            for name, life in sites.items():
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                life = sites[name]
                 if request.cold:
                     life.browser.minimize()
                 number += 1

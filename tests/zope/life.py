@@ -205,7 +205,7 @@ class Life:
             list(pool.map(editor, range(WRITERS)))
 
     def undo(self) -> None:
-        """Undo a creation, and its undo; two edits at once; one by plone.restapi; a replaced file; and what can't be."""
+        """Undo a creation, and its undo; two edits at once; one by plone.restapi; a replaced file; what can't be."""
         before = set(self.browser.undoable())
         path = self.document("/a", "undone")
         made = [i for i in self.browser.undoable() if i not in before]

@@ -59,7 +59,11 @@ type Store struct {
 	headsMu  sync.Mutex // guards heads, outcomes, applies; Head may be asked beside Apply. Never held across a read of Pebble.
 
 	current atomic.Pointer[state]
-	readers readers
+	gone    gone
+	swept   atomic.Pointer[swept]
+	// sweeping is held by each of a sweep's batches, and for reading by who must not see one: Verify.
+	sweeping sync.RWMutex
+	readers  readers
 }
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
@@ -80,6 +84,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.db = db
 	st, err := s.readState()
+	if err == nil {
+		err = s.openSweep()
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -178,8 +185,14 @@ func (s *Store) readState() (state, error) {
 // DB is the instance, for the log ('l' rows) and for blocks ('/' rows). It is the Store's to close.
 func (s *Store) DB() *pebble.DB { return s.db }
 
-// Stats is the state after the last Apply.
-func (s *Store) Stats() Stats { return s.current.Load().Stats }
+// Stats is the state after the last Apply, and what the sweeps left of it.
+func (s *Store) Stats() Stats {
+	st := s.current.Load().Stats
+	swept := s.swept.Load()
+	st.Records -= swept.records
+	st.DataSize -= swept.dataSize
+	return st
+}
 
 // DiskSize is what the instance takes on disk, in bytes.
 func (s *Store) DiskSize() uint64 { return s.db.Metrics().DiskSpaceUsage() }

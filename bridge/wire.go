@@ -17,6 +17,7 @@ import (
 // length and that many bytes, "?bytes" the length 2^32-1 for None. bridge.c is the other end, built from the same tree.
 //
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
+//	load_pinned   oid, at, quiet 1          -> tid, next (0: None), bytes  | nothing, if quiet: newer than at
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
 //	prefetch      at, oid ...               -> nothing
@@ -24,14 +25,18 @@ import (
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
-//	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
+//	vote          txn id 16, snapshot, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
 //	                                        -> per conflict: oid, base, committed, bytes, ?bytes
 //	finish        txn id 16, hold 1         -> tid
 //	publish       tid                       -> nothing
 //	abort         txn id 16                 -> nothing
 //	restore       txn id 16, tid, status 1, bytes user, description, extension, count 8 x (oid, ?bytes) -> nothing
 //	outcome       txn id 16                 -> verdict 1 (1 committed, 2 refused), tid | nothing: unknown
-//	advance       prev                      -> now, known 1, per change: oid, tid
+//	advance       reader, thread, prev (all ones: none) -> now, known 1, per change: oid, tid
+//	unpin         reader                    -> nothing
+//	pack_begin    to, gc 1, thread          -> begun 1
+//	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
+//	pack_end      -                         -> nothing
 type request struct {
 	b   []byte
 	err error
@@ -175,11 +180,12 @@ func (s service) stats() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
 		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
+		"horizon": st.Horizon.String(),
 	})
 }
 
 func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
-	t := zodb.Txn{ID: r.id(), Status: ' '}
+	t := zodb.Txn{ID: r.id(), Snapshot: r.tid(), Status: ' '}
 	t.User, t.Description, t.Extension = r.field(), r.field(), r.field()
 	n := r.uint64()
 	if n > uint64(len(r.b)) {
@@ -251,7 +257,7 @@ func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) advance(ctx context.Context, r *request) ([]byte, error) {
-	now, changed, known, err := s.n.Advance(ctx, zodb.Tid(r.uint64()))
+	now, changed, known, err := s.n.Pin(ctx, r.uint64(), r.uint64(), zodb.Tid(r.uint64()))
 	if err != nil {
 		return nil, err
 	}

@@ -62,6 +62,9 @@ func (g *gone) last(oid zodb.Oid) (zodb.Tid, error) {
 	return zodb.Tid(binary.BigEndian.Uint64(v)), closer.Close()
 }
 
+// Gone is the last revision that went with a whole object as garbage, while its rows are still here; 0: none did.
+func (s *Store) Gone(oid zodb.Oid) (zodb.Tid, error) { return s.gone.last(oid) }
+
 func (g *gone) add(objects []Change) {
 	if len(objects) == 0 {
 		return

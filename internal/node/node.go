@@ -26,6 +26,9 @@ type Node struct {
 	store *index.Store
 	log   *replica.Replica
 	cache *recordCache
+	pins  pins
+	sweep sweeper
+	pack  packing
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
@@ -64,6 +67,8 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, cache: newRecordCache(cfg.CacheSize * 3 / 8)}
+	n.pins.held = make(map[uint64]pin)
+	n.sweep.init()
 	n.mu.staged, n.mu.held = make(map[zodb.TxnID]*staged), make(map[zodb.Tid]*time.Timer)
 	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
 		return nil, err
@@ -95,6 +100,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
+	if err == nil {
+		n.sweep.start(n)
+	}
 	return err
 }
 
@@ -108,7 +116,14 @@ func openError(path string, err error) error {
 
 // applied is called by the log after each Apply, in order: cached entries end at the transaction before readers may see it.
 func (n *Node) applied(o index.Outcome) {
-	if o.Verdict == index.OidsGiven || o.Verdict == index.Nothing {
+	switch o.Verdict {
+	case index.OidsGiven, index.Nothing, index.Rescan:
+		return
+	case index.Collected:
+		n.cache.drop(o.Oids)
+		return
+	case index.Packed:
+		n.sweep.wake()
 		return
 	}
 	n.mu.Lock()
@@ -217,6 +232,7 @@ func (n *Node) Close() error {
 
 func (n *Node) stop() error {
 	var errs []error
+	n.sweep.stop()
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
 	}

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
 )
 
 // keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an
@@ -108,6 +110,14 @@ func (l *logStore) readCut() error {
 	}})
 }
 
+// readError tells damage from other failures.
+func readError(err error) error {
+	if pebble.IsCorruptionError(err) {
+		err = &index.Corrupt{File: "the log", Cause: err}
+	}
+	return fmt.Errorf("read the log: %w", err)
+}
+
 func (l *logStore) readEntries(applied uint64) (err error) {
 	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(nil, 0), UpperBound: entryEnd})
 	if err != nil {
@@ -119,7 +129,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
+			return readError(err)
 		}
 		e, err := decodeEntry(it.Key(), v)
 		if err != nil {
@@ -132,7 +142,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 		entries = append(entries, e)
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("read the log: %w", err)
+		return readError(err)
 	}
 	if applied >= next {
 		return corrupt("the log", "it ends at entry %d, but %d are applied", next-1, applied)

@@ -148,7 +148,7 @@ func readRow(db *pebble.DB, key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, readError(err)
 	}
 	v = append([]byte{}, v...)
 	return v, closer.Close()

@@ -8,6 +8,7 @@ import zope.interface
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 from ZODB.interfaces import IStorageRecordInformation, IStorageTransactionInformation
 
+from . import packing
 from .native import Node
 from .peer import p64, u64
 
@@ -41,8 +42,12 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self._oids), RECORDS_AT_ONCE):
             oids = self._oids[start : start + RECORDS_AT_ONCE]
+            found_all = self._node.load_many(oids, self.tid)
+            packed = packing.horizon(self._node) if None in found_all else self.tid
             # This transaction wrote each of them, so what is newest at its tid is its own revision, or a deletion.
-            for oid, found in zip(oids, self._node.load_many(oids, self.tid), strict=True):
+            for oid, found in zip(oids, found_all, strict=True):
+                if found is None and self.tid <= packed:
+                    continue  # a pack took it since the transaction was read: no deletion is left of what is packed
                 yield Record(oid, self.tid, found[0] if found else None, None)
 
 

@@ -61,8 +61,9 @@ class Begun(Phase):
 
     name = "not voted yet"
 
-    def __init__(self, peer: Peer, transaction: Any) -> None:
+    def __init__(self, peer: Peer, transaction: Any, snapshot: bytes = z64) -> None:
         super().__init__(peer, transaction)
+        self.snapshot = snapshot
         self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
@@ -108,7 +109,11 @@ class Begun(Phase):
     def _ask(self) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
         try:
             return self.peer.node.vote(
-                self.txn_id, *metadata(self.transaction), list(self.writes.values()), list(self.reads.items())
+                self.txn_id,
+                self.snapshot,
+                *metadata(self.transaction),
+                list(self.writes.values()),
+                list(self.reads.items()),
             )
         except ReadConflictError as e:
             if e.oid in self.reads and e.serials is None:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
-from ZODB.interfaces import IMultiCommitStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
+from ZODB.interfaces import IMultiCommitStorage, IMVCCAfterCompletionStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
 
 from .errors import Closed
 from .native import Revision, RevisionAndNext, View
@@ -21,7 +21,9 @@ PREFETCH_AT_ONCE = 10_000
 """Oids in one call: an iterable of any length costs bounded memory."""
 
 
-@zope.interface.implementer(IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
+@zope.interface.implementer(
+    IMVCCAfterCompletionStorage, IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage
+)
 class DHTView(Reader):
     """A view of a DHTStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 
@@ -64,6 +66,11 @@ class DHTView(Reader):
         own, self._own = self._own, []
         return view.advance(own)
 
+    def afterCompletion(self) -> None:
+        """The transaction is over: its snapshot holds no pack back. It is read on from only by who begins none."""
+        if self._view is not None:
+            self._view.unpin()
+
     def load(self, oid: bytes, version: str = "") -> Revision:
         # Written out, since putting the native method itself on the instance gained 10 of 190 ns.
         view = self._view
@@ -89,6 +96,9 @@ class DHTView(Reader):
         self._view = view
         self._own.clear()
         return view
+
+    def _snapshot(self) -> bytes:
+        return super()._snapshot() if self._view is None else self._view.at
 
     def _committed(self, tid: bytes) -> None:
         if self._view is not None:

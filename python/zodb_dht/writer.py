@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.utils import oid_repr, z64
 
+from . import packing
 from .config import Settings
 from .errors import Closed, ReadOnlyError, StorageTransactionError, TooLarge, Unsupported, Usage, WrongPhase, WrongType
 from .peer import Peer
@@ -30,6 +31,10 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
     def _peer(self) -> Peer:
         """The open peer; Closed."""
         raise NotImplementedError
+
+    def _snapshot(self) -> bytes:
+        """What a transaction that begins now has seen; z64 if that is not known."""
+        return z64  # type: ignore[no-any-return]
 
     def _committed(self, tid: bytes) -> None:
         """This storage's own tpc_finish returned tid."""
@@ -78,7 +83,11 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         if id(transaction) in self._phases:
             raise StorageTransactionError("tpc_begin: this transaction has begun already")
         peer = self._peer
-        begun = Begun(peer, transaction) if tid is None else Restoring(peer, transaction, _serial(tid), status)
+        begun = (
+            Begun(peer, transaction, self._snapshot())
+            if tid is None
+            else Restoring(peer, transaction, _serial(tid), status)
+        )
         self._phases[id(transaction)] = begun
 
     def tpc_vote(self, transaction: Any) -> list[bytes] | None:
@@ -126,8 +135,16 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
             raise ReadOnlyError
         raise Unsupported("undo is not supported by this version of zodb_dht")
 
-    def pack(self, pack_time: float, referencesf: object) -> NoReturn:
-        raise Unsupported("pack is not supported by this version of zodb_dht")
+    def pack(self, pack_time: float, referencesf: packing.References | None, gc: bool | None = None) -> None:
+        """Delete what is superseded at pack_time (seconds since the epoch) and, unless gc is off, what no root reaches.
+
+        Returns when it is deleted and the files have shrunk. Packing: another pack is under way.
+        """
+        if self._read_only:
+            raise ReadOnlyError
+        if gc is None:
+            gc = self._settings.pack_gc
+        packing.pack(self._peer.node, packing.tid_of(pack_time), referencesf if gc else None)
 
     def _check_data(self, oid: bytes, data: bytes) -> None:
         _oid(oid)

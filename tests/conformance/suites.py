@@ -1,4 +1,4 @@
-"""Which of ZODB's own suites run on DHTStorage, and which of their tests wait for undo, pack and blobs."""
+"""Which of ZODB's own suites run on DHTStorage, and which of their tests wait for undo and blobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SUITES: tuple[type, ...] = (
     ReadOnlyStorage.ReadOnlyStorage,
     RecoveryStorage.RecoveryStorage,
     RevisionStorage.RevisionStorage,
+    PackableStorage.PackableStorage,
+    PackableStorage.PackableStorageWithOptionalGC,
     HistoryStorage.HistoryStorage,
+    PackableStorage.PackableUndoStorage,
     testZODB.ZODBTests,
 )
 
@@ -47,8 +50,9 @@ SUITES: tuple[type, ...] = (
 WAITING: dict[str, str] = {
     "IteratorStorage.testUndoZombie": "undo",
     "RevisionStorage.testLoadBeforeUndo": "undo",
-    "RecoveryStorage.testRestoreAcrossPack": "pack and undo",
-    "RecoveryStorage.testPackWithGCOnDestinationAfterRestore": "pack",
+    "RecoveryStorage.testRestoreAcrossPack": "undo",
+    "PackableUndoStorage.testPackUnlinkedFromRoot": "undo",
+    "PackableUndoStorage.testPackUndoLog": "undo",
     "RecoveryStorage.testRestoreWithMultipleObjectsInUndoRedo": "undo",
     "RecoveryStorage.testRestoreWithMultipleUndoRedo": "undo",
     "ZODBTests.testMultipleUndoInOneTransaction": "undo",
@@ -58,8 +62,6 @@ WAITING: dict[str, str] = {
 WAITING_SUITES: dict[type, str] = {
     ConflictResolution.ConflictResolvingTransUndoStorage: "undo",
     TransactionalUndoStorage.TransactionalUndoStorage: "undo",
-    PackableStorage.PackableStorageWithOptionalGC: "pack",
-    PackableStorage.PackableUndoStorage: "pack and undo",
 }
 
 

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from ZODB import interfaces
-from ZODB.tests.MinPO import MinPO
 from zodb_dht import DHTStorage
 from zodb_dht.errors import ReadOnlyError, Unsupported
 from zope.interface import providedBy
@@ -57,8 +56,6 @@ def test_what_comes_later_says_so(storage: DHTStorage, open_storage: Opener) -> 
         assert not one.supportsUndo()
         with pytest.raises(Unsupported, match="undo"):
             one.undo(b"\0" * 8, begun(one))
-        with pytest.raises(Unsupported, match="pack"):
-            one.pack(0.0, MinPO)
     storage.close()
     with pytest.raises(ReadOnlyError):
         open_storage(read_only=True).undo(b"\0" * 8, None)

@@ -22,6 +22,8 @@ Usage: zodb-dht COMMAND [--json]
   init DIR                   make an empty peer directory
   status DIR                 position, last transaction, objects, bytes
   verify DIR                 read and hash every record, follow the chain of transactions
+  pack DIR [--days N | --to TIME] [--no-gc]
+                             delete old revisions and what the root does not reach
   dump DIR OID [--tid T]     one revision of an object: the current one, or the one T wrote
   history DIR OID [-n N]     the revisions of an object, newest first
   version                    of this program
@@ -101,7 +103,7 @@ func (a *app) root() *cobra.Command {
 	help := func(c *cobra.Command, _ []string) { _, _ = io.WriteString(c.OutOrStdout(), helpText) }
 	root.SetHelpFunc(help)
 	root.SetHelpCommand(&cobra.Command{Use: "help", Args: cobra.ArbitraryArgs, Run: help})
-	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.packCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand())
 	return root
 }
 

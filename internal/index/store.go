@@ -194,8 +194,12 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// DiskSize is what the instance takes on disk, in bytes.
-func (s *Store) DiskSize() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+// DiskSize is what the instance takes on disk, in bytes, without the tables that Pebble is about to delete: after a pack they are
+// most of it, for some milliseconds.
+func (s *Store) DiskSize() uint64 {
+	m := s.db.Metrics()
+	return m.DiskSpaceUsage() - m.Table.Local.ObsoleteSize
+}
 
 // Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a
 // failure it leaves Pebble alone: its goroutines are parked.

@@ -30,7 +30,7 @@ def _copy(conn: Any, value: Any) -> Any:
 
 
 def soil(spec: storages.Spec, source: str, share: int = 5, times: int = 1) -> Results:
-    """A copy of the catalog at `source`, `times` over, in which every share'th document is gone and the rest has a history."""
+    """The catalog at `source`, `times` over: every share'th document is gone, and the rest has a history."""
     os.makedirs(spec["path"])
     shutil.copy(os.path.join(source, "Data.fs"), os.path.join(spec["path"], "Data.fs"))
     db = DB(FileStorage(os.path.join(spec["path"], "Data.fs")), cache_size=1_000_000)

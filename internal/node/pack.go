@@ -63,6 +63,13 @@ type packJob struct {
 	next   zodb.Oid  // where the next garbage list begins
 	tries  int
 	run    uint64 // the sweeper's, before ours
+	only   bool   // the sweep is all that there is to do, or is left
+}
+
+// look begins the survey.
+func (j *packJob) look(n *Node) {
+	n.sweep.hold()
+	j.phase, j.survey = phaseSurvey, n.store.NewSurvey(j.to)
 }
 
 // PackBegin starts a pack to the position `to`, or to the last transaction if that is older; gc: objects that the root does
@@ -81,15 +88,17 @@ func (n *Node) PackBegin(_ context.Context, to zodb.Tid, gc bool, thread uint64)
 	to = min(to, n.Visible())
 	st := n.store.Stats()
 	job := &packJob{to: to, gc: gc, thread: thread, phase: phaseSurvey}
-	if to < st.Horizon || to == st.Horizon && (!gc || st.Fence >= to) {
-		if sweep, compact := n.store.Unswept(); !sweep && !compact {
-			return false, nil
-		}
-		job.to, job.phase = st.Horizon, phaseSweep // what an earlier one left
+	// What an earlier pack left is swept first: a survey would take rows for current that are garbage already.
+	sweep, compact := n.store.Unswept()
+	job.only = to < st.Horizon || to == st.Horizon && (!gc || st.Fence >= to)
+	switch {
+	case job.only && !sweep && !compact:
+		return false, nil
+	case job.only || sweep:
+		job.phase = phaseSweep
 		job.run = n.sweep.release(nil, 0)
-	} else {
-		n.sweep.hold()
-		job.survey = n.store.NewSurvey(to)
+	default:
+		job.look(n)
 	}
 	n.pack.job = job
 	return true, nil
@@ -214,7 +223,7 @@ func (j *packJob) log(ctx context.Context, n *Node) (PackStep, error) {
 }
 
 func (j *packJob) toSweep(n *Node) {
-	j.phase = phaseSweep
+	j.phase, j.only = phaseSweep, true
 	j.run = n.sweep.release(j.survey, j.to)
 }
 
@@ -250,6 +259,12 @@ func (j *packJob) list(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep,
 
 func (j *packJob) sweep(ctx context.Context, n *Node) (PackStep, error) {
 	step, finished, err := n.sweep.await(ctx, j.run, stepWait)
-	step.Finished = finished && err == nil
+	switch {
+	case err != nil || !finished:
+	case j.only:
+		step.Finished = true
+	default:
+		j.look(n)
+	}
 	return step, err
 }

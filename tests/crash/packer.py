@@ -1,4 +1,4 @@
-"""The process of test_kill_pack.py: `packer.py DIR SEED`, commits in one thread and packs in another until it is killed.
+"""The process of test_kill_pack.py: `packer.py DIR`, commits in one thread and packs in another until it is killed.
 
 Says "open", then "phase NAME" at each step of a pack, and "begin N", "done N" around each commit, one write(2) a line.
 """

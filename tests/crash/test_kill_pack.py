@@ -1,4 +1,4 @@
-"""kill -9 in each phase of a pack: what was acknowledged is there and verify is clean; the next open finishes the sweep."""
+"""kill -9 in each phase of a pack: what was acknowledged is there, verify is clean, the next pack finishes it."""
 
 from __future__ import annotations
 

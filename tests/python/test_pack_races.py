@@ -1,4 +1,4 @@
-"""Commits, old snapshots and objects that are linked anew, while packs with garbage collection run one after another."""
+"""Commits, old snapshots and objects that are linked anew, while packs with garbage collection go on and on."""
 
 from __future__ import annotations
 

@@ -87,6 +87,15 @@ func codes() []struct {
 		}},
 		{"busy", is(replica.ErrBusy)},
 		{"unavailable", is(replica.ErrUnavailable)},
+		{"packed", func(err error) (details, bool) {
+			var e *node.PackedAway
+			if !errors.As(err, &e) {
+				return nil, false
+			}
+			return details{{key: "oid", bytes: e.Oid.Bytes()}, tidDetail("tid", e.At)}, true
+		}},
+		{"behind", is(replica.ErrBehind)},
+		{"packing", is(node.ErrPacking)},
 		{"not_found", oidOf(index.ErrNotFound)},
 		{"no_revision", oidOf(index.ErrNoRevision)},
 		{"closed", is(index.ErrClosed)},

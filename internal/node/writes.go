@@ -132,6 +132,8 @@ func verdict(o index.Outcome) error {
 		return nil
 	case index.Stale:
 		return &replica.StaleRead{Oid: o.StaleOid, Committed: o.Serial}
+	case index.Behind:
+		return replica.ErrBehind
 	case index.Regressed:
 		return fmt.Errorf("tid %s: %w", o.Tid, ErrRegressed)
 	default: // Aborted, TooOld: nothing was written

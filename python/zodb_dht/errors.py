@@ -39,6 +39,7 @@ __all__ = [
     "NotAPrefix",
     "OptionError",
     "POSKeyError",
+    "Packing",
     "PermissionDenied",
     "ReadConflictError",
     "ReadOnlyError",
@@ -157,6 +158,10 @@ class Failed(DHTError):
     """An operation failed for a reason that has no class here; the text has it. The peer goes on."""
 
 
+class Packing(DHTError):
+    """Another pack of this database is under way."""
+
+
 class NotAPeerDirectory(DHTError):
     """The path is a file, or a directory of something else, or there is nothing and `create` is off."""
 
@@ -201,6 +206,10 @@ CODES: dict[str, Any] = {
     "not_found": POSKeyError,
     # The object exists, but not at the reader's snapshot: as with ZODB's own adapter a repetition helps.
     "no_revision": ReadConflictError,
+    # Below the position that the database was packed to, at a snapshot that is older.
+    "packed": ReadConflictError,
+    "behind": ReadConflictError,
+    "packing": Packing,
     "conflict": ConflictError,
     "read_conflict": ReadConflictError,
     "unavailable": Unavailable,

@@ -23,6 +23,8 @@ WORKLOADS = {
     "cold": ("loads", "cold"),
     "build-catalog": ("catalog", "build"),
     "catalog": ("requests", "catalog_request"),
+    "soil-catalog": ("packs", "soil"),
+    "pack": ("packs", "pack"),
     "commit-sizes": ("commits", "sizes"),
     "commit-writers": ("commits", "writers"),
     "commit-syncs": ("commits", "syncs"),

@@ -93,8 +93,9 @@ def _at_end(copies: Iterator[Any]) -> None:
 def _closing(iterator: Any) -> Iterator[Any]:
     """Iterate, and close what holds a file open or an iterator on a server."""
     try:
-        for transaction in iterator:  # not "yield from", which crashes CPython on RelStorage 4.3's iterator
-            yield transaction  # noqa: UP028
+        # Not "yield from", which crashes CPython on the iterator of RelStorage 4.3.
+        for transaction in iterator:  # noqa: UP028
+            yield transaction
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:

@@ -30,7 +30,7 @@ func (n *Node) check(txn *zodb.Txn) error {
 	for i := range txn.Writes {
 		w := &txn.Writes[i]
 		if w.Oid > zodb.MaxOid {
-			return fmt.Errorf("%w: oid %s: the largest is %s", ErrUsage, w.Oid, zodb.MaxOid)
+			return fmt.Errorf("oid %s %w: the largest is %s", w.Oid, ErrID, zodb.MaxOid)
 		}
 		if size := int64(len(w.Data)); size > n.cfg.MaxObjectSize {
 			return fmt.Errorf("oid %s has %d bytes, max-object-size is %d: %w", w.Oid, size, n.cfg.MaxObjectSize, ErrTooLarge)
@@ -171,7 +171,7 @@ func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
 		return err
 	}
 	if txn.Tid >= zodb.MaxTid {
-		return fmt.Errorf("%w: tid %s: tids are below %s", ErrUsage, txn.Tid, zodb.MaxTid)
+		return fmt.Errorf("tid %s %w: tids are below %s", txn.Tid, ErrID, zodb.MaxTid)
 	}
 	txn.Restore = true
 	return n.log.Restore(ctx, txn)

@@ -15,7 +15,8 @@
 #include "bridge.h"
 
 extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
-extern uint64_t zd_visible(uint64_t h);
+extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
+extern int zd_visible(uint64_t h, uint64_t *tid);
 extern void zd_call(int op, uint64_t h, char *req, size_t size, zd_reply *out);
 extern uint64_t zd_start(int op, uint64_t h, char *req, size_t size);
 extern int zd_wait(uint64_t token, int ms, zd_reply *out);
@@ -373,13 +374,20 @@ METHOD(node_load_many) {
     return finished(&out, &a, list);
 }
 
+static uint64_t size_arg(PyObject *o) {
+    unsigned long long v = PyLong_AsUnsignedLongLong(o);
+    if (v == (unsigned long long)-1 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_SetString(PyExc_ValueError, "a count must be within 0 and 2**64 - 1");
+    return v;
+}
+
 METHOD(node_load_revisions) {
     request r = {0};
     zd_reply out;
     char *keys;
     Py_ssize_t len;
     if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
-    uint64_t limit = PyLong_AsUnsignedLongLong(args[1]);
+    uint64_t limit = size_arg(args[1]);
     if (PyErr_Occurred()) return NULL;
     if (len % 16) {
         PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
@@ -400,11 +408,6 @@ METHOD(node_load_revisions) {
         if (append(list, item) < 0) break;
     }
     return finished(&out, &a, list);
-}
-
-static uint64_t size_arg(PyObject *o) {
-    unsigned long long v = PyLong_AsUnsignedLongLong(o);
-    return v;
 }
 
 METHOD(node_history) {
@@ -431,11 +434,14 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-// headers makes a call whose answer is a list of transactions.
-static PyObject *headers(int op, uint64_t h, request *r) {
+static PyObject *headers(int op, PyObject *self, PyObject *const *args) {
+    request r = {0};
     zd_reply out;
-    if (PyErr_Occurred()) r->failed = 1;
-    if (call(op, h, r, &out, 0) < 0) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    put_fixed(&r, args[1], 8, "a tid");
+    put_u64(&r, size_arg(args[2]));
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(op, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -457,30 +463,67 @@ static PyObject *headers(int op, uint64_t h, request *r) {
     return finished(&out, &a, list);
 }
 
-METHOD(node_transactions) {
-    request r = {0};
-    if (!nargs_is(n, 3, "transactions")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
-    put_fixed(&r, args[1], 8, "a tid");
-    put_u64(&r, size_arg(args[2]));
-    return headers(ZD_TRANSACTIONS, H(self), &r);
+static void raise_panic(void) { raise_code("broken", "the core panicked; this peer commits nothing any more", NULL); }
+
+// visible is zd_visible with an exception.
+static int visible(uint64_t h, uint64_t *tid) {
+    int code = zd_visible(h, tid);
+    if (code == -1) raise_code("closed", "the peer directory is closed", NULL);
+    if (code == -2) raise_panic();
+    return code;
 }
 
-METHOD(node_recent) {
+METHOD(node_transactions) {
+    if (!nargs_is(n, 3, "transactions")) return NULL;
+    return headers(ZD_TRANSACTIONS, self, args);
+}
+
+METHOD(node_transactions_backwards) {
+    if (!nargs_is(n, 3, "transactions_backwards")) return NULL;
+    return headers(ZD_TRANSACTIONS_BACKWARDS, self, args);
+}
+
+METHOD(node_current) {
     request r = {0};
-    if (!nargs_is(n, 2, "recent")) return NULL;
-    put_fixed(&r, args[0], 8, "a tid");
+    zd_reply out;
+    if (!nargs_is(n, 2, "current")) return NULL;
+    put_fixed(&r, args[0], 8, "an oid");
     put_u64(&r, size_arg(args[1]));
-    return headers(ZD_RECENT, H(self), &r);
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(ZD_CURRENT, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
+METHOD(node_repeats) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "repeats")) return NULL;
+    put_fixed(&r, args[1], 8, "a tid");
+    put_oids(&r, args[0]);
+    if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        uint64_t tid = get_u64(&a);
+        if (append(list, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
+    }
+    return finished(&out, &a, list);
 }
 
 METHOD(node_last_tid) {
     if (!nargs_is(n, 0, "last_tid") || after_fork()) return NULL;
-    if (!H(self)) {
-        raise_code("closed", "the peer directory is closed", NULL);
-        return NULL;
-    }
-    return tid_bytes(zd_visible(H(self)));
+    uint64_t tid;
+    return visible(H(self), &tid) < 0 ? NULL : tid_bytes(tid);
 }
 
 METHOD(node_stats) {
@@ -542,7 +585,7 @@ METHOD(node_vote) {
         PyObject *t = PyList_GetItem(writes, i);
         put_fixed(&r, tuple_item(&r, t, 3, 0), 8, "an oid");
         put_fixed(&r, tuple_item(&r, t, 3, 1), 8, "a serial");
-        put_bytes(&r, tuple_item(&r, t, 3, 2), 0, "data");
+        put_bytes(&r, tuple_item(&r, t, 3, 2), 1, "data");
     }
     PyObject *reads = r.failed ? NULL : list_of(&r, args[5]);
     for (Py_ssize_t i = 0; !r.failed && i < PyList_Size(reads); i++) {
@@ -747,6 +790,32 @@ static void view_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
+// revision returns (data, tid).
+static PyObject *revision(View *v, const char *buf, int64_t n, uint64_t tid) {
+    PyObject *data = PyBytes_FromStringAndSize(buf, n), *t;
+    if (!data) return NULL;
+    if (tid != v->tid || !v->tid_object) {
+        PyObject *fresh = tid_bytes(tid);
+        if (!fresh) {
+            Py_DECREF(data);
+            return NULL;
+        }
+        Py_XDECREF(v->tid_object);
+        v->tid_object = fresh;
+        v->tid = tid;
+    }
+    t = PyTuple_New(2);
+    if (!t) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    PyTuple_SetItem(t, 0, data);
+    PyTuple_SetItem(t, 1, Py_NewRef(v->tid_object));
+    return t;
+}
+
+static PyObject *load_slowly(View *v, PyObject *oid, const char *p);
+
 static PyObject *view_load(PyObject *self, PyObject *oid) {
     View *v = VIEW(self);
     char *p;
@@ -759,34 +828,32 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
     }
     if (after_fork()) return NULL;
     int64_t n = zd_try_load(v->node->h, as_u64(p), v->at, v->buf, VIEW_BUFFER, &tid);
-    if (n >= 0) {
-        PyObject *data = PyBytes_FromStringAndSize(v->buf, n), *t;
-        if (!data) return NULL;
-        if (tid != v->tid || !v->tid_object) {
-            PyObject *fresh = tid_bytes(tid);
-            if (!fresh) {
-                Py_DECREF(data);
-                return NULL;
-            }
-            Py_XDECREF(v->tid_object);
-            v->tid_object = fresh;
-            v->tid = tid;
-        }
-        t = PyTuple_New(2);
-        if (!t) {
-            Py_DECREF(data);
-            return NULL;
-        }
-        PyTuple_SetItem(t, 0, data);
-        PyTuple_SetItem(t, 1, Py_NewRef(v->tid_object));
-        return t;
+    if (n == -2) {
+        raise_panic();
+        return NULL;
     }
-    // Not in memory: one call that waits, for the newest revision before the tid after the snapshot.
+    return n >= 0 ? revision(v, v->buf, n, tid) : load_slowly(v, oid, p);
+}
+
+// load_slowly reads what is not in memory, without the GIL.
+static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
+    char buf[VIEW_BUFFER]; // not the view's: another thread may run meanwhile
+    uint64_t tid, h = v->node->h, at = v->at;
+    int64_t n;
+    Py_BEGIN_ALLOW_THREADS
+    n = zd_load(h, as_u64(p), at, buf, sizeof buf, &tid);
+    Py_END_ALLOW_THREADS
+    if (n >= 0) return revision(v, buf, n, tid);
+    if (n == -2) {
+        raise_panic();
+        return NULL;
+    }
+    // A large record, or an error: asked for again, as the newest revision before the tid after the snapshot.
     request r = {0};
     zd_reply out;
     put(&r, p, 8);
-    put_u64(&r, v->at == NEWEST ? NEWEST : v->at + 1);
-    if (call(ZD_LOAD_BEFORE, v->node->h, &r, &out, 0) < 0) return NULL;
+    put_u64(&r, at == NEWEST ? NEWEST : at + 1);
+    if (call(ZD_LOAD_BEFORE, h, &r, &out, 0) < 0) return NULL;
     if (!out.len) {
         free(out.data);
         PyObject *details = Py_BuildValue("{sO}", "oid", oid);
@@ -836,12 +903,7 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
         return NULL;
     }
     if (v->at == NEWEST) { // a new connection has nothing to forget
-        if (after_fork()) return NULL;
-        if (!v->node->h) {
-            raise_code("closed", "the peer directory is closed", NULL);
-            return NULL;
-        }
-        v->at = zd_visible(v->node->h);
+        if (after_fork() || visible(v->node->h, &v->at) < 0) return NULL;
         return PyList_New(0);
     }
     PyObject *mine = PySet_New(own); // of tids
@@ -884,14 +946,16 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
 static PyObject *view_at(PyObject *self, void *unused) {
     (void)unused;
     if (after_fork()) return NULL;
-    return tid_bytes(VIEW(self)->at != NEWEST ? VIEW(self)->at : zd_visible(VIEW(self)->node->h));
+    uint64_t at = VIEW(self)->at;
+    return at == NEWEST && visible(VIEW(self)->node->h, &at) < 0 ? NULL : tid_bytes(at);
 }
 
 // ---- the module ----
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions), FAST(recent), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
+    FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
 };

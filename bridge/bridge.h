@@ -13,7 +13,6 @@ enum zd_op {
     ZD_LOAD_REVISIONS,
     ZD_HISTORY,
     ZD_TRANSACTIONS,
-    ZD_RECENT,
     ZD_STATS,
     ZD_NEW_OIDS,
     ZD_VOTE,
@@ -28,6 +27,9 @@ enum zd_op {
     ZD_PREFETCH,
     ZD_CLOSE,
     ZD_OPEN,
+    ZD_TRANSACTIONS_BACKWARDS,
+    ZD_CURRENT,
+    ZD_REPEATS,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

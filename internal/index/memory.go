@@ -176,19 +176,6 @@ func (m *Memory) Transactions(from, to zodb.Tid, yield func(Header) bool) error 
 	return nil
 }
 
-// Recent is State.Recent.
-func (m *Memory) Recent(to zodb.Tid, yield func(Header) bool) error {
-	m.mu.RLock()
-	txns := m.txns
-	m.mu.RUnlock()
-	for _, h := range slices.Backward(txns) {
-		if h.Tid <= to && !yield(h) {
-			return nil
-		}
-	}
-	return nil
-}
-
 // Outcome is State.Outcome.
 func (m *Memory) Outcome(id zodb.TxnID) (Outcome, bool, error) {
 	m.mu.RLock()

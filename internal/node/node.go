@@ -26,10 +26,12 @@ type Node struct {
 	store *index.Store
 	log   *replica.Replica
 	cache *recordCache
+	ahead *readahead
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
 	poison  atomic.Pointer[poisoning]
+	started atomic.Bool  // log and store are set
 	calls   sync.RWMutex // read-locked by each operation under way; Close locks it before it closes what they use
 
 	// mu orders publication. Taken before a cache shard's. Never held across I/O or a call into the log.
@@ -88,14 +90,28 @@ func (n *Node) start(ctx context.Context) (err error) {
 		}
 	}
 	st := n.store.Stats()
+	n.ahead = newReadahead(n.cache, n.store, n.cache.fits(st))
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
-		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Poisoned: n.Poison, Logger: n.cfg.Logger,
+		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	n.started.Store(true)
+	if err := n.Broken(); err != nil { // while it started
+		n.end(err)
+	}
+	return nil
+}
+
+// end tells the log and the store that this node is poisoned.
+func (n *Node) end(err error) {
+	n.store.Fence()
+	n.log.Poison(err)
 }
 
 // openError tells a file system's refusal from damage.
@@ -164,8 +180,8 @@ func (n *Node) Poison(err error) {
 		return
 	}
 	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err)
-	if log := n.log; log != nil {
-		log.Poison(err)
+	if n.started.Load() {
+		n.end(err)
 	}
 }
 
@@ -199,7 +215,8 @@ func (n *Node) enterWrite() error {
 }
 
 // Close ends the peer: operations under way are waited for (each has its deadline), the log stops, memory is written to tables.
-// A second Close does nothing.
+// A second Close does nothing. A broken peer writes nothing any more; one whose disk parked Pebble for good keeps its directory until the
+// process ends.
 func (n *Node) Close() error {
 	if !n.closed.CompareAndSwap(false, true) {
 		return nil
@@ -222,8 +239,15 @@ func (n *Node) stop() error {
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
+	if n.ahead != nil {
+		n.ahead.close()
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
+		if n.store.Abandoned() {
+			// The directory stays this process': who opens it is told so, until the process ends.
+			return errors.Join(errs...)
+		}
 	}
 	return errors.Join(append(errs, n.dir.close())...)
 }

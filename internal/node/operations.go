@@ -16,6 +16,8 @@ type Operations interface {
 	TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, ok bool)
 	// Load: see index.State. Revision.Next tells the successor (0: current).
 	Load(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
+	// LoadTo is Load with the data copied into buf: nothing is copied if size, the data's length, exceeds it.
+	LoadTo(ctx context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, err error)
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
@@ -25,8 +27,13 @@ type Operations interface {
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
-	// Recent returns headers with tid <= to, newest first, at most n.
-	Recent(ctx context.Context, to zodb.Tid, n int) ([]index.Header, error)
+	// TransactionsBackwards returns them newest first.
+	TransactionsBackwards(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+	// Current returns the objects that exist now, from oid `from` on, in order of oid: at most n, and no more once their
+	// data exceeds 4 MiB. None says that there are no more.
+	Current(ctx context.Context, from zodb.Oid, n int) ([]index.Revision, error)
+	// Repeats tells, for each of oids, which older revision has the data that tid's has; see index.State.
+	Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error)
 
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid

@@ -25,6 +25,29 @@ func (n *Node) TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bo
 
 // Load is Operations.Load.
 func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
+	rev, err := n.load(oid, at)
+	if err != nil {
+		return rev, err
+	}
+	rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
+	return n.hide(rev), nil
+}
+
+// LoadTo is Operations.LoadTo.
+func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, error) {
+	// TryLoad may have met the writer that brought it.
+	if data, tid, ok := n.cache.get(oid, at); ok && len(data) <= len(buf) && !n.closed.Load() {
+		return copy(buf, data), tid, nil
+	}
+	rev, err := n.load(oid, at)
+	if err == nil && len(rev.Data) <= len(buf) {
+		copy(buf, rev.Data)
+	}
+	return len(rev.Data), rev.Tid, err
+}
+
+// load reads from the state. The data is the cache's from then on: nobody writes to it.
+func (n *Node) load(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	if err := n.enter(); err != nil {
 		return index.Revision{}, err
 	}
@@ -35,7 +58,8 @@ func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revisio
 		return rev, err
 	}
 	n.cache.fill(&rev, begun)
-	return n.hide(rev), nil
+	n.ahead.missed(oid)
+	return rev, nil
 }
 
 // hide leaves out a successor that is not published yet.
@@ -69,6 +93,7 @@ func (n *Node) LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) ([]i
 		}
 		if err == nil {
 			n.cache.fill(&rev, begun[i])
+			rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
 		}
 		revs[i], errs[i] = n.hide(rev), err
 	})
@@ -138,37 +163,48 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 		return nil, err
 	}
 	defer n.calls.RUnlock()
-	return n.store.History(oid, size)
+	// What is committed, but not published, is not the reader's to see: such revisions come first and are asked for in addition.
+	visible := n.Visible()
+	for hidden := 0; ; {
+		revs, err := n.store.History(oid, size+hidden)
+		if err != nil {
+			return nil, err
+		}
+		first := 0
+		for first < len(revs) && revs[first].Tid > visible {
+			first++
+		}
+		if first <= hidden {
+			if revs = revs[first:]; len(revs) == 0 && size > 0 {
+				return nil, index.ErrNotFound
+			}
+			return revs[:min(size, len(revs))], nil
+		}
+		hidden = first
+	}
 }
 
 // Transactions is Operations.Transactions.
 func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
+	return n.headers(ctx, n.store.Transactions, from, to, limit)
+}
+
+// TransactionsBackwards is Operations.TransactionsBackwards.
+func (n *Node) TransactionsBackwards(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
+	return n.headers(ctx, n.store.TransactionsBackwards, from, to, limit)
+}
+
+func (n *Node) headers(
+	ctx context.Context, read func(from, to zodb.Tid, yield func(index.Header) bool) error, from, to zodb.Tid, limit int,
+) (hs []index.Header, err error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
 	defer n.calls.RUnlock()
-	return some(ctx, limit, func(yield func(index.Header) bool) error {
-		return n.store.Transactions(from, min(to, n.Visible()), yield)
-	})
-}
-
-// Recent is Operations.Recent.
-func (n *Node) Recent(ctx context.Context, to zodb.Tid, limit int) ([]index.Header, error) {
-	if err := n.enter(); err != nil {
-		return nil, err
-	}
-	defer n.calls.RUnlock()
-	return some(ctx, limit, func(yield func(index.Header) bool) error {
-		return n.store.Recent(min(to, n.Visible()), yield)
-	})
-}
-
-// some collects the first headers of a walk.
-func some(ctx context.Context, limit int, walk func(func(index.Header) bool) error) (hs []index.Header, err error) {
 	if limit <= 0 {
 		return nil, nil
 	}
-	err = walk(func(h index.Header) bool {
+	err = read(from, min(to, n.Visible()), func(h index.Header) bool {
 		hs = append(hs, h)
 		return len(hs) < limit && ctx.Err() == nil
 	})
@@ -176,6 +212,49 @@ func some(ctx context.Context, limit int, walk func(func(index.Header) bool) err
 		err = ctx.Err()
 	}
 	return hs, err
+}
+
+// currentBytes is how much data one answer of Current holds, about.
+const currentBytes = 4 << 20
+
+// Current is Operations.Current.
+func (n *Node) Current(ctx context.Context, from zodb.Oid, limit int) (revs []index.Revision, err error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	if limit <= 0 {
+		return nil, nil
+	}
+	size := 0
+	err = n.store.Current(from, n.Visible(), func(rev index.Revision) bool {
+		revs = append(revs, rev)
+		size += rev.Size
+		return len(revs) < limit && size < currentBytes && ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	return revs, err
+}
+
+// Repeats is Operations.Repeats.
+func (n *Node) Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	tids := make([]zodb.Tid, len(oids))
+	for i, oid := range oids {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if tids[i], err = n.store.Repeats(oid, tid); err != nil {
+			return nil, err
+		}
+	}
+	return tids, nil
 }
 
 // Visible is Operations.Visible.

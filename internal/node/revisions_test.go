@@ -66,7 +66,7 @@ func TestRecentHidesWhatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range [][]zodb.Tid{{first}, {tid, first}} {
-		hs, err := n.Recent(ctx, zodb.MaxTid, 9)
+		hs, err := n.TransactionsBackwards(ctx, 0, zodb.MaxTid, 9)
 		if err != nil || len(hs) != len(want) || hs[0].Tid != want[0] {
 			t.Fatal(hs, want, err)
 		}

@@ -91,7 +91,15 @@ func (l *logStore) found() error {
 	if err != nil {
 		return err
 	}
-	return l.db.Set(confKey, v, pebble.Sync)
+	b := l.db.NewBatch()
+	if err := b.Set(confKey, v, nil); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	// As in begin: of Commit(Sync) nobody would hear that it failed.
+	if err := l.db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+		return err
+	}
+	return l.end(b)
 }
 
 func (l *logStore) readCut() error {
@@ -119,7 +127,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
+			return readError(err)
 		}
 		e, err := decodeEntry(it.Key(), v)
 		if err != nil {
@@ -132,7 +140,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 		entries = append(entries, e)
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("read the log: %w", err)
+		return readError(err)
 	}
 	if applied >= next {
 		return corrupt("the log", "it ends at entry %d, but %d are applied", next-1, applied)

@@ -5,13 +5,14 @@ the names in zodb_dht.errors.CODES and details a dict of bytes/int values (oid, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None: ...
 def version() -> str: ...
 def open(path: str, settings: str) -> Node:
     """Open a peer directory; settings is a JSON object. Releases the GIL."""
 
+@final
 class Node:
     """One open peer directory. Any thread. Every method but close raises Closed after close()."""
 
@@ -30,8 +31,14 @@ class Node:
         self, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
         """(tid, status, user, description, extension pickle, oids), oldest first, at most limit."""
-    def recent(self, to: bytes, limit: int) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
-        """As transactions, of those with tid <= to, newest first."""
+    def transactions_backwards(
+        self, start: bytes, stop: bytes, limit: int
+    ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
+        """As transactions(), newest first."""
+    def current(self, start: bytes, limit: int) -> list[tuple[bytes, bytes, bytes]]:
+        """(oid, tid, data) of what exists now, from oid start on: at most limit, and about 4 MiB; none: no more."""
+    def repeats(self, oids: Sequence[bytes], tid: bytes) -> list[bytes | None]:
+        """For each of oids, which tid wrote, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""
@@ -43,11 +50,11 @@ class Node:
         user: bytes,
         description: bytes,
         extension: bytes,
-        writes: Sequence[tuple[bytes, bytes, bytes]],
+        writes: Sequence[tuple[bytes, bytes, bytes | None]],
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
-        """writes (oid, base, data), reads (oid, serial)
-        -> conflicts (oid, base, committed, committed data, base data)."""
+        """writes (oid, base, data | None for a deletion), reads (oid, serial) -> conflicts (oid, base, committed,
+        committed data, base data)."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...
@@ -67,6 +74,7 @@ class Node:
         """("committed", tid) | ("refused", z64) | None: unknown."""
     def close(self) -> None: ...
 
+@final
 class View:
     """A reader at one snapshot: one thread at a time, like the connection it serves."""
 

@@ -1,6 +1,6 @@
-"""Transactions and their records in the order of their tids: IStorageIteration.
+"""Transactions and their records in order of tid (IStorageIteration), current records in order of oid.
 
-They are read in pieces of consecutive transactions, the records of one piece in the order of the rows. While a piece is
+Transactions are read in pieces of consecutive ones, the records of one piece in the order of the rows. While a piece is
 used the next one is read by a thread of the iterator's own, which ends with the iterator.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 import zope.interface
 from ZODB.BaseStorage import DataRecord, TransactionRecord
@@ -20,13 +21,38 @@ TRANSACTIONS_AT_ONCE = 200
 RECORDS_AT_ONCE = 2000
 BYTES_AT_ONCE = 16 << 20
 """A piece has so many transactions or records at most, but one transaction; what exceeds the bytes is read later."""
+CURRENT_AT_ONCE = 100
 
 Data = bytes | bool | None
+
+
+class Repeats:
+    """Which older revisions the records of one transaction repeat, asked for all of them once one is asked for."""
+
+    def __init__(self, node: Node, oids: list[bytes], tid: bytes) -> None:
+        self._node = node
+        self._oids = oids
+        self._tid = tid
+
+    @cached_property
+    def tids(self) -> dict[bytes, bytes | None]:
+        return dict(zip(self._oids, self._node.repeats(self._oids, self._tid), strict=True))
 
 
 @zope.interface.implementer(IStorageRecordInformation)
 class Record(DataRecord):  # type: ignore[misc]
     """One revision of one object; data is None for a deletion."""
+
+    def __init__(self, oid: bytes, tid: bytes, data: bytes | None, repeats: Repeats) -> None:
+        self.oid = oid
+        self.tid = tid
+        self.data = data
+        self._repeats = repeats
+
+    @cached_property
+    def data_txn(self) -> bytes | None:
+        """The older revision whose data an undo copied. Few readers ask, and only they pay for it."""
+        return self._repeats.tids[self.oid]
 
 
 @zope.interface.implementer(IStorageTransactionInformation)
@@ -40,9 +66,10 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Record]:
         tid = self.tid
+        repeats = Repeats(self._piece.node, self._piece.headers[self._index][-1], tid)
         for oid, data in self._piece.records(self._index):
-            if data is not False:  # packed away since the iteration began
-                yield Record(oid, tid, data, None)
+            if not isinstance(data, bool):  # else packed away since the iteration began
+                yield Record(oid, tid, data, repeats)
 
 
 class Piece:
@@ -50,6 +77,7 @@ class Piece:
 
     def __init__(self, pieces: Pieces, headers: list[Header]) -> None:
         self._pieces = pieces
+        self.node = pieces.node
         self.headers = headers
         self._found: dict[int, list[Data]] = {}  # by index
 
@@ -57,7 +85,7 @@ class Piece:
         """Read records of the transaction and of those behind it."""
         headers = self.headers[index:]
         keys = b"".join([_keys(header[0], header[-1][:RECORDS_AT_ONCE]) for header in headers])
-        data = self._pieces.node.load_revisions(keys, BYTES_AT_ONCE) if keys else []
+        data = self.node.load_revisions(keys, BYTES_AT_ONCE) if keys else []
         self._found, start = {}, 0
         for behind, header in enumerate(headers, index):
             found = data[start : start + len(header[-1])]
@@ -76,7 +104,7 @@ class Piece:
         yield from zip(oids, found, strict=False)
         while len(found) < len(oids):  # a large transaction
             oids = oids[len(found) :]
-            found = self._pieces.node.load_revisions(_keys(tid, oids[:RECORDS_AT_ONCE]), BYTES_AT_ONCE)
+            found = self.node.load_revisions(_keys(tid, oids[:RECORDS_AT_ONCE]), BYTES_AT_ONCE)
             yield from zip(oids, found, strict=False)
 
 
@@ -151,3 +179,33 @@ def _transactions(pieces: Pieces) -> Iterator[Transaction]:
                 yield Transaction(piece, index)
     finally:
         pieces.close()
+
+
+class Cursor(bytes):
+    """The oid that record_iternext goes on at, with what was read ahead from there; one that lost it reads anew."""
+
+    ahead: list[tuple[bytes, bytes, bytes]]  # in reverse order
+
+
+def record_iternext(node: Node, start: bytes | None) -> tuple[bytes, bytes, bytes, bytes | None]:
+    """The first current record from start on, and where the one behind it is; ValueError."""
+    ahead = start.ahead if isinstance(start, Cursor) else None
+    if not ahead:
+        ahead = _current(node, p64(0) if start is None else start)
+    if not ahead:
+        raise ValueError("there is no object with this oid or a larger one")
+    oid, tid, data = ahead[-1]
+    rest = ahead[:-1]
+    if not rest and oid != b"\xff" * 8:
+        rest = _current(node, p64(u64(oid) + 1))
+    if not rest:
+        return oid, tid, data, None
+    following = Cursor(rest[-1][0])
+    following.ahead = rest
+    return oid, tid, data, following
+
+
+def _current(node: Node, start: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    records = node.current(start, CURRENT_AT_ONCE)
+    records.reverse()
+    return records

@@ -6,6 +6,8 @@ import logging
 import threading
 from typing import Any
 
+from ZODB.utils import z64
+
 from .peer import Peer, p64, u64
 from .storage import DHTStorage
 from .tpc import Callback
@@ -60,7 +62,7 @@ class SharedStorage(DHTStorage):
         """(tid, oids) of the newest `size` transactions, oldest first."""
         with self._lock:
             self._tell()
-            recent = self._peer.node.recent(self._told, max(size, 0))
+            recent = self._peer.node.transactions_backwards(z64, self._told, max(size, 0))
         return [(header[0], header[-1]) for header in reversed(recent)]
 
     def tpc_finish(self, transaction: Any, func: Callback | None = None) -> bytes:

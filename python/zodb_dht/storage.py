@@ -10,10 +10,13 @@ from typing import Any
 
 import zope.interface
 from ZODB.interfaces import (
+    IExternalGC,
     IMultiCommitStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 from ZODB.utils import maxtid
@@ -29,10 +32,13 @@ from .view import PREFETCH_AT_ONCE
 
 
 @zope.interface.implementer(
+    IExternalGC,
     IMultiCommitStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 class DHTStorage(Reader):

@@ -7,7 +7,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
-from ZODB.interfaces import IMultiCommitStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
+from ZODB.interfaces import (
+    IExternalGC,
+    IMultiCommitStorage,
+    IMVCCPrefetchStorage,
+    IStorageCurrentRecordIteration,
+    IStorageUndoable,
+    ReadVerifyingStorage,
+)
 
 from .errors import Closed
 from .native import Revision, RevisionAndNext, View
@@ -21,7 +28,14 @@ PREFETCH_AT_ONCE = 10_000
 """Oids in one call: an iterable of any length costs bounded memory."""
 
 
-@zope.interface.implementer(IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
+@zope.interface.implementer(
+    IExternalGC,
+    IMultiCommitStorage,
+    IMVCCPrefetchStorage,
+    IStorageCurrentRecordIteration,
+    IStorageUndoable,
+    ReadVerifyingStorage,
+)
 class DHTView(Reader):
     """A view of an MVCCStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 

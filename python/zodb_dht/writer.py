@@ -9,7 +9,17 @@ from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.utils import oid_repr, z64
 
 from .config import Settings
-from .errors import Closed, ReadOnlyError, StorageTransactionError, TooLarge, Unsupported, Usage, WrongPhase, WrongType
+from .errors import (
+    Closed,
+    ConflictError,
+    ReadOnlyError,
+    StorageTransactionError,
+    TooLarge,
+    Unsupported,
+    Usage,
+    WrongPhase,
+    WrongType,
+)
 from .peer import Peer
 from .tpc import Begun, Callback, Failed, Phase, Restoring
 
@@ -29,6 +39,10 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
     @property
     def _peer(self) -> Peer:
         """The open peer; Closed."""
+        raise NotImplementedError
+
+    def getTid(self, oid: bytes) -> bytes:
+        """The serial of the current revision; POSKeyError."""
         raise NotImplementedError
 
     def _committed(self, tid: bytes) -> None:
@@ -120,12 +134,23 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         return phases[0].transaction if len(phases) == 1 else None
 
     def supportsUndo(self) -> bool:
-        return False
+        return True
 
-    def undo(self, transaction_id: bytes, transaction: Any) -> NoReturn:
-        if self._read_only:
-            raise ReadOnlyError
-        raise Unsupported("undo is not supported by this version of zodb_dht")
+    def undo(self, transaction_id: bytes, transaction: Any) -> tuple[None, list[bytes]]:
+        """Take back what a transaction of undoLog did; (None, oids), as the tid is not known before tpc_finish.
+
+        It reads only. If an object changes before the vote, the vote computes the undo again; UndoError from either.
+        """
+        phase = self._phase(transaction, "undo")
+        return None, phase.undo(transaction_id, self._crs_transform_record_data, self._crs_untransform_record_data)
+
+    def deleteObject(self, oid: bytes, oldserial: bytes, transaction: Any) -> None:
+        """For an external garbage collector: write a deletion. POSKeyError, ConflictError."""
+        phase = self._phase(transaction, "deleteObject")
+        serial = self.getTid(_oid(oid))
+        if serial != _serial(oldserial):
+            raise ConflictError(oid=oid, serials=(serial, oldserial))
+        phase.delete(oid, serial)
 
     def pack(self, pack_time: float, referencesf: object) -> NoReturn:
         raise Unsupported("pack is not supported by this version of zodb_dht")

@@ -1,4 +1,4 @@
-"""The catalog database, a FileStorage that every storage imports: Products.ZCatalog over the documents and their folder."""
+"""The catalog database, a FileStorage that all storages import: Products.ZCatalog over documents and their folder."""
 
 from __future__ import annotations
 

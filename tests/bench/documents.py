@@ -1,4 +1,4 @@
-"""Real text for the catalog: modules, classes and functions of the Python distributions installed here, parsed, never imported."""
+"""Text for the catalog: modules, classes and functions of the Python distributions installed here, parsed, not run."""
 
 from __future__ import annotations
 

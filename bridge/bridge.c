@@ -863,6 +863,7 @@ static void drop_pin(View *v) {
 
 static PyObject *view_unpin(PyObject *self, PyObject *unused) {
     (void)unused;
+    if (after_fork()) return NULL;
     drop_pin(VIEW(self));
     Py_RETURN_NONE;
 }

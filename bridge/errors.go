@@ -108,6 +108,7 @@ func codes() []struct {
 		{"no_peer", is(node.ErrNoPeer)},
 		{"permission", is(node.ErrPermission)},
 		{"usage", is(node.ErrUsage)},
+		{"usage", is(node.ErrID)},
 		{"unavailable", is(context.DeadlineExceeded)},
 		{"interrupted", is(context.Canceled)},
 	}

@@ -100,15 +100,16 @@ func decide(s *state, m memory, pos Position, raw []byte, scratch []byte) (plan,
 // commit judges a transaction that is not known yet.
 func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 	tid := t.Tid
-	switch {
-	case tid <= s.LastTid && t.Restore, tid > zodb.MaxTid:
+	if tid <= s.LastTid && !t.Restore {
+		tid = s.LastTid + 1
+	}
+	if tid <= s.LastTid || tid >= zodb.MaxTid {
 		p.outcome.Verdict = Regressed
 		return nil
-	case t.Snapshot != 0 && t.Snapshot < s.Fence:
+	}
+	if t.Snapshot != 0 && t.Snapshot < s.Fence {
 		p.outcome.Verdict, p.outcome.Tid = Behind, s.Fence
 		return nil
-	case tid <= s.LastTid:
-		tid = s.LastTid + 1
 	}
 	for _, r := range t.Reads {
 		h, err := m.head(r.Oid)

@@ -14,6 +14,9 @@ import (
 // ErrUsage says that an option is misspelt, of the wrong type or out of its range.
 var ErrUsage = errors.New("bad option")
 
+// ErrID says that an oid or a tid is beyond the largest.
+var ErrID = errors.New("out of range")
+
 // Config says how to open a peer directory. Its JSON names are those of ZConfig, the URI and zodb_dht.DHTStorage.
 type Config struct {
 	Path string `json:"-"`

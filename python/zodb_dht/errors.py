@@ -48,6 +48,7 @@ __all__ = [
     "TooLarge",
     "TooOld",
     "Unavailable",
+    "Unreadable",
     "Unsupported",
     "Usage",
     "VoteLost",
@@ -196,6 +197,10 @@ class Regressed(DHTError):
 
 class NotAPrefix(DHTError):
     """The destination of a copy has a history that is no beginning of the source's. Nothing was written."""
+
+
+class Unreadable(DHTError):
+    """The source of a copy is damaged, or can't be read; what comes before that was copied. The text says where."""
 
 
 class Mismatch(DHTError):

@@ -18,6 +18,7 @@ from typing import Any
 WORKLOADS = {
     "fill": ("copies", "fill"),
     "import": ("copies", "import_catalog"),
+    "export": ("copies", "export_catalog"),
     "count": ("copies", "count"),
     "warm": ("loads", "warm"),
     "cold": ("loads", "cold"),

@@ -94,7 +94,7 @@ case "${1:-help}" in
   soak)
     venv test; install_wheel
     export ZODB_DHT_SOAK_ROUNDS="${2:-5000}"
-    go test -tags "$TAGS" -timeout 0 -count 1 -v -run Kill9 ./tests/crash
+    ZODB_DHT_SOAK_STEP=1 go test -tags "$TAGS" -timeout 0 -count 1 -v -run 'Kill9|WhicheverWrite' ./tests/crash
     .venv/bin/python -m pytest -q -s tests/crash ;;
   bench)
     shift

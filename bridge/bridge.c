@@ -577,8 +577,12 @@ static PyObject *list_of(request *r, PyObject *seq) {
 METHOD(node_vote) {
     request r = {0}, again = {0};
     zd_reply out;
-    if (!nargs_is(n, 6, "vote")) return NULL;
+    if (!nargs_is(n, 8, "vote")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
+    put_fixed(&r, args[1], 8, "a snapshot");
+    put_u64(&r, size_arg(args[2]));
+    if (PyErr_Occurred()) r.failed = 1;
+    args += 2;
     put_fields(&r, args + 1);
     PyObject *writes = list_of(&r, args[4]);
     for (Py_ssize_t i = 0; !r.failed && i < PyList_Size(writes); i++) {
@@ -704,6 +708,62 @@ METHOD(node_outcome) {
     return finished(&out, &a, Py_BuildValue("(sN)", name, get_fixed(&a, 8)));
 }
 
+METHOD(node_pack_begin) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "pack_begin")) return NULL;
+    put_fixed(&r, args[0], 8, "a tid");
+    int gc = PyObject_IsTrue(args[1]);
+    if (gc < 0) r.failed = 1;
+    put(&r, gc > 0 ? "\1" : "\0", 1);
+    put_u64(&r, (uint64_t)PyThread_get_thread_ident());
+    if (call(ZD_PACK_BEGIN, H(self), &r, &out, 1) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    return finished(&out, &a, PyBool_FromLong(*get(&a, 1)));
+}
+
+// pack_step takes the oids as one bytes object: they are many, and nobody looks at them here.
+METHOD(node_pack_step) {
+    request r = {0};
+    zd_reply out;
+    char *p;
+    Py_ssize_t len;
+    if (!nargs_is(n, 1, "pack_step") || PyBytes_AsStringAndSize(args[0], &p, &len) < 0) return NULL;
+    if (len % 8) {
+        PyErr_Format(PyExc_ValueError, "oids have 8 bytes each, not %zd in all", len);
+        return NULL;
+    }
+    put(&r, p, (size_t)len);
+    if (call(ZD_PACK_STEP, H(self), &r, &out, 1) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    uint32_t size = get_u32(&a);
+    const char *name = get(&a, size);
+    PyObject *phase = PyUnicode_DecodeASCII(name ? name : "", name ? size : 0, NULL);
+    uint64_t done = get_u64(&a), total = get_u64(&a);
+    int end = *get(&a, 1);
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    PyObject *res = NULL;
+    if (phase && list && !PyErr_Occurred())
+        res = Py_BuildValue("(OKKOO)", phase, (unsigned long long)done, (unsigned long long)total, end ? Py_True : Py_False, list);
+    Py_XDECREF(phase);
+    Py_XDECREF(list);
+    return finished(&out, &a, res);
+}
+
+METHOD(node_pack_end) {
+    request r = {0};
+    if (!nargs_is(n, 0, "pack_end")) return NULL;
+    return call_none(ZD_PACK_END, H(self), &r, 0);
+}
+
 METHOD(node_close) {
     request r = {0};
     if (!nargs_is(n, 0, "close")) return NULL;
@@ -736,12 +796,16 @@ typedef struct {
     Node *node; // keeps the node open
     uint64_t at;       // the snapshot, or NEWEST until the first advance
     int fixed;         // advance is not allowed
+    int pinned;        // the node keeps the snapshot from being packed away
+    uint64_t reader;   // who we are to the node's pins
     uint64_t tid;      // of tid_object: neighbours often share their transaction
     PyObject *tid_object;
     char buf[VIEW_BUFFER];
 } View;
 
 #define VIEW(self) ((View *)(self))
+
+static uint64_t last_reader;
 
 static uint64_t as_u64(const char *s) {
     uint64_t v = 0;
@@ -777,13 +841,36 @@ METHOD(node_view) {
     v->node = (Node *)self;
     v->at = at;
     v->fixed = fixed;
+    v->pinned = 0;
+    v->reader = ++last_reader; // under the GIL
     v->tid = 0;
     v->tid_object = NULL;
     return (PyObject *)v;
 }
 
+// drop_pin takes a lock for a moment and keeps the GIL.
+static void drop_pin(View *v) {
+    if (!v->pinned) return;
+    v->pinned = 0;
+    if (forked || !v->node->h) return;
+    zd_reply out = {0};
+    request r = {0};
+    put_u64(&r, v->reader);
+    if (!r.failed) zd_call(ZD_UNPIN, v->node->h, r.p, r.len, &out);
+    free(r.p);
+    free(out.data);
+}
+
+static PyObject *view_unpin(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (after_fork()) return NULL;
+    drop_pin(VIEW(self));
+    Py_RETURN_NONE;
+}
+
 static void view_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
+    drop_pin(VIEW(self));
     Py_XDECREF(VIEW(self)->tid_object);
     Py_XDECREF((PyObject *)VIEW(self)->node);
     PyObject_Free(self);
@@ -815,6 +902,29 @@ static PyObject *revision(View *v, const char *buf, int64_t n, uint64_t tid) {
 }
 
 static PyObject *load_slowly(View *v, PyObject *oid, const char *p);
+
+// load_pinned answers (data, tid); with size 3, a None behind them, since a successor beyond the snapshot is not this reader's to
+// see, and None where the object is newer than the snapshot.
+static PyObject *load_pinned(View *v, PyObject *oid, Py_ssize_t size) {
+    request r = {0};
+    zd_reply out;
+    put_fixed(&r, oid, 8, "an oid");
+    put_u64(&r, v->at);
+    put(&r, size == 3 ? "\1" : "\0", 1);
+    if (call(ZD_LOAD_PINNED, v->node->h, &r, &out, 0) < 0) return NULL;
+    if (!out.len) {
+        free(out.data);
+        Py_RETURN_NONE;
+    }
+    answer a = {out.data, out.len, 0};
+    PyObject *t = get_fixed(&a, 8);
+    get_u64(&a);
+    PyObject *data = get_bytes(&a), *res = NULL;
+    if (t && data) res = size == 2 ? PyTuple_Pack(2, data, t) : PyTuple_Pack(3, data, t, Py_None);
+    Py_XDECREF(t);
+    Py_XDECREF(data);
+    return finished(&out, &a, res);
+}
 
 static PyObject *view_load(PyObject *self, PyObject *oid) {
     View *v = VIEW(self);
@@ -848,41 +958,26 @@ static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
         raise_panic();
         return NULL;
     }
-    // A large record, or an error: asked for again, as the newest revision before the tid after the snapshot.
-    request r = {0};
-    zd_reply out;
-    put(&r, p, 8);
-    put_u64(&r, at == NEWEST ? NEWEST : at + 1);
-    if (call(ZD_LOAD_BEFORE, h, &r, &out, 0) < 0) return NULL;
-    if (!out.len) {
-        free(out.data);
-        PyObject *details = Py_BuildValue("{sO}", "oid", oid);
-        raise_code("no_revision", "the object is newer than the snapshot", details);
-        Py_XDECREF(details);
+    // A large record, or an error: asked for again.
+    if (at != NEWEST) return load_pinned(v, oid, 2);
+    // Not in memory: one call that waits, for the newest revision of all.
+    PyObject *newest = tid_bytes(NEWEST), *res = newest ? load_before(h, oid, newest) : NULL, *pair;
+    Py_XDECREF(newest);
+    if (!res || res == Py_None) { // None: not for the newest
+        if (res) PyErr_SetString(PyExc_SystemError, "no newest revision");
+        Py_XDECREF(res);
         return NULL;
     }
-    answer a = {out.data, out.len, 0};
-    PyObject *t = get_fixed(&a, 8);
-    get_u64(&a);
-    PyObject *data = get_bytes(&a), *res = t && data ? PyTuple_Pack(2, data, t) : NULL;
-    Py_XDECREF(t);
-    Py_XDECREF(data);
-    return finished(&out, &a, res);
+    pair = PyTuple_GetSlice(res, 0, 2);
+    Py_DECREF(res);
+    return pair;
 }
 
 METHOD(view_load_before) {
     View *v = VIEW(self);
     if (!nargs_is(n, 2, "load_before")) return NULL;
     if (v->at != NEWEST && PyBytes_Check(args[1]) && PyBytes_Size(args[1]) == 8 && as_u64(PyBytes_AsString(args[1])) > v->at + 1) {
-        PyObject *before = tid_bytes(v->at + 1);
-        if (!before) return NULL;
-        PyObject *res = load_before(v->node->h, args[0], before);
-        Py_DECREF(before);
-        if (!res || res == Py_None) return res;
-        // A successor beyond the snapshot is not this reader's to see.
-        PyObject *cut = Py_BuildValue("(OOO)", PyTuple_GetItem(res, 0), PyTuple_GetItem(res, 1), Py_None);
-        Py_DECREF(res);
-        return cut;
+        return load_pinned(v, args[0], 3);
     }
     return load_before(v->node->h, args[0], args[1]);
 }
@@ -902,13 +997,11 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
         PyErr_SetString(PyExc_ValueError, "a view of a fixed snapshot does not advance");
         return NULL;
     }
-    if (v->at == NEWEST) { // a new connection has nothing to forget
-        if (after_fork() || visible(v->node->h, &v->at) < 0) return NULL;
-        return PyList_New(0);
-    }
     PyObject *mine = PySet_New(own); // of tids
     if (!mine) return NULL;
-    put_u64(&r, v->at);
+    put_u64(&r, v->reader);
+    put_u64(&r, (uint64_t)PyThread_get_thread_ident());
+    put_u64(&r, v->at); // NEWEST: a new connection has nothing to forget
     if (call(ZD_ADVANCE, v->node->h, &r, &out, 0) < 0) {
         Py_DECREF(mine);
         return NULL;
@@ -939,7 +1032,10 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
     }
     Py_DECREF(mine);
     PyObject *res = finished(&out, &a, list);
-    if (res) v->at = now;
+    if (res) {
+        v->at = now;
+        v->pinned = 1;
+    }
     return res;
 }
 
@@ -957,13 +1053,14 @@ static PyMethodDef node_methods[] = {
     FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
     FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
-    FAST(outcome), FAST(close), {NULL, NULL, 0, NULL},
+    FAST(outcome), FAST(pack_begin), FAST(pack_step), FAST(pack_end), FAST(close), {NULL, NULL, 0, NULL},
 };
 static PyMethodDef view_methods[] = {
     {"load", view_load, METH_O, NULL},
     {"load_before", (PyCFunction)(void (*)(void))view_load_before, METH_FASTCALL, NULL},
     {"prefetch", view_prefetch, METH_O, NULL},
     {"advance", view_advance, METH_O, NULL},
+    {"unpin", view_unpin, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef view_getset[] = {{"at", view_at, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};

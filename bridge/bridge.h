@@ -30,6 +30,11 @@ enum zd_op {
     ZD_TRANSACTIONS_BACKWARDS,
     ZD_CURRENT,
     ZD_REPEATS,
+    ZD_LOAD_PINNED,
+    ZD_UNPIN,
+    ZD_PACK_BEGIN,
+    ZD_PACK_STEP,
+    ZD_PACK_END,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

@@ -87,6 +87,15 @@ func codes() []struct {
 		}},
 		{"busy", is(replica.ErrBusy)},
 		{"unavailable", is(replica.ErrUnavailable)},
+		{"packed", func(err error) (details, bool) {
+			var e *node.PackedAway
+			if !errors.As(err, &e) {
+				return nil, false
+			}
+			return details{{key: "oid", bytes: e.Oid.Bytes()}, tidDetail("tid", e.At)}, true
+		}},
+		{"behind", is(replica.ErrBehind)},
+		{"packing", is(node.ErrPacking)},
 		{"not_found", oidOf(index.ErrNotFound)},
 		{"no_revision", oidOf(index.ErrNoRevision)},
 		{"closed", is(index.ErrClosed)},
@@ -99,6 +108,7 @@ func codes() []struct {
 		{"no_peer", is(node.ErrNoPeer)},
 		{"permission", is(node.ErrPermission)},
 		{"usage", is(node.ErrUsage)},
+		{"usage", is(node.ErrID)},
 		{"unavailable", is(context.DeadlineExceeded)},
 		{"interrupted", is(context.Canceled)},
 	}

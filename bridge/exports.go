@@ -305,6 +305,18 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.outcome(ctx, r)
 	case C.ZD_ADVANCE:
 		return s.advance(ctx, r)
+	case C.ZD_LOAD_PINNED:
+		return s.loadPinned(ctx, r)
+	case C.ZD_UNPIN:
+		n.Unpin(r.uint64())
+		return nil, nil
+	case C.ZD_PACK_BEGIN:
+		return s.packBegin(ctx, r)
+	case C.ZD_PACK_STEP:
+		return s.packStep(ctx, r)
+	case C.ZD_PACK_END:
+		n.PackEnd()
+		return nil, nil
 	case C.ZD_CLOSE:
 		handles.slots[h&0xff].CompareAndSwap(n, nil)
 		return nil, n.Close()

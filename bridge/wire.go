@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -17,6 +18,7 @@ import (
 // length and that many bytes, "?bytes" the length 2^32-1 for None. bridge.c is the other end, built from the same tree.
 //
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
+//	load_pinned   oid, at, quiet 1          -> tid, next (0: None), bytes  | nothing, if quiet: newer than at
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
 //	load_revisions  limit, (oid, tid) ...   -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes
@@ -28,14 +30,18 @@ import (
 //	repeats       tid, oid ...              -> per oid: tid (0: none)
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
-//	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
+//	vote          txn id 16, snapshot, now 8 (ns since 1970, 0: the core's clock), bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
 //	                                        -> per conflict: oid, base, committed, bytes, ?bytes
 //	finish        txn id 16, hold 1         -> tid
 //	publish       tid                       -> nothing
 //	abort         txn id 16                 -> nothing
 //	restore       txn id 16, tid, status 1, bytes user, description, extension, count 8 x (oid, ?bytes) -> nothing
 //	outcome       txn id 16                 -> verdict 1 (1 committed, 2 refused), tid | nothing: unknown
-//	advance       prev                      -> now, known 1, per change: oid, tid
+//	advance       reader, thread, prev (all ones: none) -> now, known 1, per change: oid, tid
+//	unpin         reader                    -> nothing
+//	pack_begin    to, gc 1, thread          -> begun 1
+//	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
+//	pack_end      -                         -> nothing
 type request struct {
 	b   []byte
 	err error
@@ -219,11 +225,15 @@ func (s service) stats() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
 		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
+		"horizon": st.Horizon.String(),
 	})
 }
 
 func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
-	t := zodb.Txn{ID: r.id(), Status: ' '}
+	t := zodb.Txn{ID: r.id(), Snapshot: r.tid(), Status: ' '}
+	if now := r.uint64(); now > 0 {
+		t.Tid = zodb.TidFromTime(time.Unix(0, int64(now)))
+	}
 	t.User, t.Description, t.Extension = r.field(), r.field(), r.field()
 	n := r.uint64()
 	if n > uint64(len(r.b)) {
@@ -299,7 +309,7 @@ func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) advance(ctx context.Context, r *request) ([]byte, error) {
-	now, changed, known, err := s.n.Advance(ctx, zodb.Tid(r.uint64()))
+	now, changed, known, err := s.n.Pin(ctx, r.uint64(), r.uint64(), zodb.Tid(r.uint64()))
 	if err != nil {
 		return nil, err
 	}

@@ -74,6 +74,7 @@ type status struct {
 	DataSize uint64 `json:"data_size"`
 	DiskSize uint64 `json:"disk_size"`
 	NextOid  string `json:"next_oid"`
+	Horizon  string `json:"horizon,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -94,10 +95,15 @@ func (a *app) statusCommand() *cobra.Command {
 				doc.LastTime = moment(st.LastTid)
 				last = doc.LastTid + "  " + doc.LastTime
 			}
+			packed := "never"
+			if st.Horizon != 0 {
+				doc.Horizon, packed = st.Horizon.String(), st.Horizon.String()+"  "+moment(st.Horizon)
+			}
 			return a.emit(doc,
 				"directory         "+dir,
 				fmt.Sprintf("log position      %d", doc.Position),
 				"last transaction  "+last,
+				"packed to         "+packed,
 				"history digest    "+doc.Digest,
 				fmt.Sprintf("objects           %d, next oid %s", doc.Objects, doc.NextOid),
 				fmt.Sprintf("records           %d, %s of data", doc.Records, size(doc.DataSize)),
@@ -140,6 +146,8 @@ type report struct {
 	Objects      uint64   `json:"objects"`
 	LastTid      string   `json:"last_tid"`
 	Digest       string   `json:"digest"`
+	Horizon      string   `json:"horizon,omitempty"` // the chain is followed from here
+	Packed       uint64   `json:"packed,omitempty"`  // transactions of which a pack left a part
 	Damaged      []damage `json:"damaged"`
 }
 
@@ -173,8 +181,13 @@ func (a *app) verifyCommand() *cobra.Command {
 		if !doc.Sound {
 			verdict = fmt.Sprintf("DAMAGED in %d places", len(r.Damaged))
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, last %s",
-			dir, verdict, r.Records, r.Transactions, r.Objects, r.LastTid))
+		since := ""
+		if r.Horizon != 0 {
+			doc.Horizon, doc.Packed = r.Horizon.String(), r.Packed
+			since = fmt.Sprintf("; packed: the chain is followed from %s on, %d transactions before it are in part", r.Horizon, r.Packed)
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, last %s%s",
+			dir, verdict, r.Records, r.Transactions, r.Objects, r.LastTid, since))
 		if err := a.emit(doc, lines...); err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ Usage: zodb-dht COMMAND [--json]
   init DIR                   make an empty peer directory
   status DIR                 position, last transaction, objects, bytes
   verify DIR                 read and hash every record, follow the chain of transactions
+  pack DIR [--days N]        delete old revisions and garbage; also --to TIME, --no-gc
   dump DIR OID [--tid T]     one revision of an object: the current one, or the one T wrote
   history DIR OID [-n N]     the revisions of an object, newest first
   import SOURCE DIR          copy a Data.fs, a URI's or a ZConfig file's storage; zodb-dht import --help
@@ -103,7 +104,7 @@ func (a *app) root() *cobra.Command {
 	help := func(c *cobra.Command, _ []string) { _, _ = io.WriteString(c.OutOrStdout(), helpText) }
 	root.SetHelpFunc(help)
 	root.SetHelpCommand(&cobra.Command{Use: "help", Args: cobra.ArbitraryArgs, Run: help})
-	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand(),
+	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.packCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand(),
 		inPython("import"), inPython("export"))
 	return root
 }

@@ -29,10 +29,14 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 	for i := range p.writes {
 		s.heads.put(p.writes[i].Oid, head{p.record.Tid, p.writes[i].Kind == zodb.WriteDelete})
 	}
+	for _, o := range p.gone {
+		s.heads.put(o.Oid, head{})
+	}
 	if p.remembered() {
 		s.outcomes.put(p.outcome.TxnID, pos)
 	}
 	s.headsMu.Unlock()
+	s.gone.add(p.gone)
 	s.current.Store(&p.next)
 	s.readers.outdate()
 	return p.outcome, nil
@@ -43,6 +47,12 @@ func (s *Store) write(p *plan, size int) error {
 	defer b.Close()
 	if p.outcome.Verdict == Committed && !p.outcome.Repeated {
 		s.writeTxn(b, p)
+	}
+	for _, o := range p.gone {
+		s.key = goneKey(s.key[:0], o.Oid)
+		if err := b.Set(s.key, o.Tid.Bytes(), nil); err != nil {
+			return err
+		}
 	}
 	if p.remembered() {
 		s.key = outcomeKey(s.key[:0], p.outcome.Position)
@@ -135,7 +145,23 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	if len(v) < recordHeadLen {
 		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes", len(v))}
 	}
+	if last, err := m.s.gone.last(oid); err != nil || tid <= last {
+		return head{}, err
+	}
 	return head{tid, zodb.WriteKind(v[0]) == zodb.WriteDelete}, nil
+}
+
+func (m *applyReader) lastDigest(after, to zodb.Tid) (digest zodb.Hash, found bool, err error) {
+	it, err := m.s.db.NewIter(&pebble.IterOptions{LowerBound: txnKey(nil, after+1), UpperBound: txnKey(nil, to+1)})
+	if err != nil {
+		return digest, false, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if !it.Last() {
+		return digest, false, it.Error()
+	}
+	h, _, err := headerAt(it)
+	return h.Digest, err == nil, err
 }
 
 func (m *applyReader) outcome(id zodb.TxnID, floor Position) (Outcome, bool, error) {

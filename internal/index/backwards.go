@@ -19,27 +19,8 @@ import (
 const repeatsNear = 4
 
 // TransactionsBackwards is State.TransactionsBackwards.
-func (s *Store) TransactionsBackwards(from, to zodb.Tid, yield func(Header) bool) (err error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: txnKey(nil, from), UpperBound: txnKey(nil, min(to, zodb.MaxTid)+1)})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.Last(); ok; ok = it.Prev() {
-		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
-		v, err := it.ValueAndErr()
-		if err != nil {
-			return &Corrupt{Tid: tid, Cause: err}
-		}
-		h, _, err := decodeHeader(tid, v)
-		if err != nil {
-			return &Corrupt{Tid: tid, Cause: err}
-		}
-		if !yield(h) {
-			return nil
-		}
-	}
-	return damage(0, 0, it.Error())
+func (s *Store) TransactionsBackwards(from, to zodb.Tid, yield func(Header) bool) error {
+	return s.unpacked(from, to, (*pebble.Iterator).Last, (*pebble.Iterator).Prev, yield)
 }
 
 // Current is State.Current.
@@ -49,7 +30,28 @@ func (s *Store) Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) e
 		return err
 	}
 	r := reading{iter: it}
-	return errors.Join(r.current(from, at, yield), it.Close())
+	var failed error
+	err = r.current(from, at, func(rev Revision) bool {
+		var left bool
+		if left, failed = s.isLeft(&rev, at); failed != nil {
+			return false
+		}
+		return !left || yield(rev)
+	})
+	return errors.Join(failed, err, it.Close())
+}
+
+// isLeft tells whether a pack left a revision that is the newest at or before at.
+func (s *Store) isLeft(rev *Revision, at zodb.Tid) (bool, error) {
+	if at < s.current.Load().Horizon {
+		_, err := s.LoadSerial(rev.Oid, rev.Tid)
+		if errors.Is(err, ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	gone, err := s.gone.last(rev.Oid)
+	return rev.Tid > gone, err
 }
 
 func (r *reading) current(oid zodb.Oid, at zodb.Tid, yield func(Revision) bool) error {
@@ -81,11 +83,19 @@ func (r *reading) current(oid zodb.Oid, at zodb.Tid, yield func(Revision) bool) 
 
 // Repeats is State.Repeats.
 func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
+	b, err := s.begin(oid)
+	if err != nil {
+		return 0, err
+	}
 	r, err := s.readers.get()
 	if err != nil {
 		return 0, err
 	}
 	defer s.readers.put(r)
+	if tid <= b.horizon { // then nothing older is left
+		_, err := r.serialFrom(b, oid, tid)
+		return 0, err
+	}
 	if ok, err := r.seek(oid, tid); !ok {
 		return 0, err
 	}
@@ -93,7 +103,14 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 	if err != nil || rev.Kind == zodb.WriteDelete {
 		return 0, err
 	}
-	for range repeatsNear {
+	near := 0
+	for next := tid; ; {
+		if superseded(next, b.horizon) {
+			return 0, nil
+		}
+		if near++; near > repeatsNear {
+			break
+		}
 		if !r.iter.Next() {
 			return 0, damage(oid, 0, r.iter.Error())
 		}
@@ -101,18 +118,19 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 		if err != nil {
 			return 0, err
 		}
-		if older.Oid != oid {
+		if older.Oid != oid || older.Tid <= b.gone {
 			return 0, nil
 		}
 		if older.Kind == zodb.WriteData && older.Hash == rev.Hash {
 			return older.Tid, nil
 		}
+		next = older.Tid
 	}
-	return s.repeatsFar(&r, rev)
+	return s.repeatsFar(b, &r, rev)
 }
 
 // repeatsFar looks among the rows that find records by their hash.
-func (s *Store) repeatsFar(r *reading, rev Revision) (_ zodb.Tid, err error) {
+func (s *Store) repeatsFar(b border, r *reading, rev Revision) (_ zodb.Tid, err error) {
 	it, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: hashKey(nil, rev.Hash, rev.Oid, 0), UpperBound: hashKey(nil, rev.Hash, rev.Oid, rev.Tid),
 	})
@@ -122,14 +140,10 @@ func (s *Store) repeatsFar(r *reading, rev Revision) (_ zodb.Tid, err error) {
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.Last(); ok; ok = it.Prev() {
 		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[hashKeyLen-8:]))
-		found, err := r.seek(rev.Oid, tid)
+		older, err := r.serialFrom(b, rev.Oid, tid)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
-		if !found {
-			return 0, err
-		}
-		older, err := r.revision(false, false)
 		if err != nil {
 			return 0, err
 		}
@@ -142,11 +156,12 @@ func (s *Store) repeatsFar(r *reading, rev Revision) (_ zodb.Tid, err error) {
 
 // TransactionsBackwards is State.TransactionsBackwards.
 func (m *Memory) TransactionsBackwards(from, to zodb.Tid, yield func(Header) bool) error {
-	m.mu.RLock()
-	txns := m.txns
-	m.mu.RUnlock()
-	for _, h := range slices.Backward(txns) {
-		if h.Tid >= from && h.Tid <= to && !yield(h) {
+	var hs []Header
+	if err := m.Transactions(from, to, func(h Header) bool { hs = append(hs, h); return true }); err != nil {
+		return err
+	}
+	for _, h := range slices.Backward(hs) {
+		if !yield(h) {
 			return nil
 		}
 	}
@@ -158,11 +173,12 @@ func (m *Memory) Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) 
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, oid := range slices.Sorted(maps.Keys(m.records)) {
-		i, _ := slices.BinarySearchFunc(m.records[oid], min(at, zodb.MaxTid)+1, func(r Revision, t zodb.Tid) int { return cmp.Compare(r.Tid, t) })
-		if oid < from || i == 0 || m.records[oid][i-1].Kind == zodb.WriteDelete {
+		revs := m.left(oid)
+		i, _ := slices.BinarySearchFunc(revs, min(at, zodb.MaxTid)+1, func(r Revision, t zodb.Tid) int { return cmp.Compare(r.Tid, t) })
+		if oid < from || i == 0 || revs[i-1].Kind == zodb.WriteDelete {
 			continue
 		}
-		rev := m.find(oid, i-1, true)
+		rev := pick(revs, i-1, true)
 		rev.Next = 0
 		if !yield(rev) {
 			return nil
@@ -175,7 +191,7 @@ func (m *Memory) Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) 
 func (m *Memory) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	revs := m.records[oid]
+	revs := m.left(oid)
 	at := slices.IndexFunc(revs, func(r Revision) bool { return r.Tid == tid })
 	if at < 0 {
 		return 0, ErrNotFound

@@ -26,6 +26,8 @@ type memory interface {
 	head(oid zodb.Oid) (head, error)
 	// outcome returns the remembered outcome of a transaction.
 	outcome(id zodb.TxnID, floor Position) (Outcome, bool, error)
+	// lastDigest returns the digest of the last transaction with after < tid <= to, false if there is none.
+	lastDigest(after, to zodb.Tid) (zodb.Hash, bool, error)
 }
 
 // plan is what Apply is to write for one entry.
@@ -34,13 +36,14 @@ type plan struct {
 	record  zodb.Record // Committed
 	digest  zodb.Hash   // of record
 	writes  []zodb.Write
-	next    state // after the entry
+	gone    []Change // Collected: whole objects, with their last revisions
+	next    state    // after the entry
 }
 
 // remembered tells whether the outcome is to be found by its transaction id.
 func (p *plan) remembered() bool {
 	switch p.outcome.Verdict {
-	case Committed, Stale, TooOld, Aborted, Regressed:
+	case Committed, Stale, TooOld, Aborted, Regressed, Behind:
 		return !p.outcome.Repeated
 	default:
 		return false
@@ -69,6 +72,10 @@ func decide(s *state, m memory, pos Position, raw []byte, scratch []byte) (plan,
 		p.next.NextOid += zodb.Oid(e.count)
 		return p, nil
 	}
+	if e.kind == entryHorizon || e.kind == entryGarbage {
+		err := p.pack(s, m, &e)
+		return p, err
+	}
 	floor := Position(e.txn.Floor)
 	if e.kind == entryTombstone {
 		floor = pos // a tombstone may come late: it only ever forbids
@@ -93,12 +100,16 @@ func decide(s *state, m memory, pos Position, raw []byte, scratch []byte) (plan,
 // commit judges a transaction that is not known yet.
 func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 	tid := t.Tid
-	switch {
-	case tid <= s.LastTid && t.Restore, tid > zodb.MaxTid:
+	if tid <= s.LastTid && !t.Restore {
+		tid = s.LastTid + 1
+	}
+	if tid <= s.LastTid || tid >= zodb.MaxTid {
 		p.outcome.Verdict = Regressed
 		return nil
-	case tid <= s.LastTid:
-		tid = s.LastTid + 1
+	}
+	if t.Snapshot != 0 && t.Snapshot < s.Fence {
+		p.outcome.Verdict, p.outcome.Tid = Behind, s.Fence
+		return nil
 	}
 	for _, r := range t.Reads {
 		h, err := m.head(r.Oid)
@@ -135,6 +146,9 @@ func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 	}
 	p.digest = p.record.Digest(scratch)
 	next.LastTid, next.Digest = tid, p.digest
+	if t.Snapshot == 0 {
+		next.undeclared = tid
+	}
 	p.next = next
 	p.outcome.Verdict, p.outcome.Tid = Committed, tid
 	return nil

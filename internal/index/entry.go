@@ -14,12 +14,13 @@ var ErrEntry = errors.New("unreadable log entry")
 // A log entry, as Apply reads it (integers big-endian; v: unsigned varint; bytes: v length, then that many):
 //
 //	| version 1 | kind 1 | txn id 16 | body |
-//	commit     floor 8 | tid 8 | flags 1 (bit 0: restore) | status 1 |
+//	commit     floor 8 | tid 8 | flags 1 (bit 0: restore) | status 1 | snapshot 8 |
 //	           user bytes | description bytes | extension bytes | author bytes |
 //	           v reads  x ( oid 8 | serial 8 ) |
 //	           v writes x ( oid 8 | base 8 | kind 1 | sha256 32 | data bytes )
 //	oids       v count
 //	tombstone  nothing
+//	horizon, garbage: pack.go
 const entryVersion = 1
 
 type entryKind uint8
@@ -46,6 +47,7 @@ func AppendCommit(dst []byte, t *zodb.Txn) []byte {
 		flags = flagRestore
 	}
 	dst = append(dst, flags, t.Status)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(t.Snapshot))
 	for _, b := range [][]byte{t.User, t.Description, t.Extension, t.Author} {
 		dst = appendBytes(dst, b)
 	}
@@ -88,6 +90,9 @@ func SetEntryTid(entry []byte, tid zodb.Tid) {
 	binary.BigEndian.PutUint64(entry[entryHead+8:], uint64(tid))
 }
 
+// EntryTid is the tid in an entry made by AppendCommit.
+func EntryTid(entry []byte) zodb.Tid { return zodb.Tid(binary.BigEndian.Uint64(entry[entryHead+8:])) }
+
 // EntryTxnID returns the id that an entry carries.
 func EntryTxnID(entry []byte) (zodb.TxnID, error) {
 	if len(entry) < entryHead {
@@ -106,9 +111,12 @@ func appendBytes(dst, b []byte) []byte {
 
 // entry is a decoded log entry; its slices alias the bytes it was read from.
 type entry struct {
-	kind  entryKind
-	txn   zodb.Txn // commit
-	count uint64   // oids
+	kind    entryKind
+	txn     zodb.Txn // commit
+	count   uint64   // oids
+	horizon zodb.Tid // horizon
+	fence   bool     // horizon
+	garbage Garbage  // garbage
 }
 
 // decodeEntry reads an entry and accepts nothing behind it.
@@ -131,6 +139,10 @@ func decodeEntry(b []byte) (entry, error) {
 			r.fail("a range of %d oids", e.count)
 		}
 	case entryTombstone:
+	case entryHorizon:
+		e.readHorizon(&r)
+	case entryGarbage:
+		e.readGarbage(&r)
 	default:
 		r.fail("kind %d", b[1])
 	}
@@ -147,7 +159,7 @@ func (e *entry) readCommit(r *reader) {
 	if flags&^flagRestore != 0 {
 		r.fail("flags %#x", flags)
 	}
-	t.Restore, t.Status = flags&flagRestore != 0, r.byte()
+	t.Restore, t.Status, t.Snapshot = flags&flagRestore != 0, r.byte(), zodb.Tid(r.uint64())
 	t.User, t.Description, t.Extension, t.Author = r.bytes(), r.bytes(), r.bytes(), r.bytes()
 	if n := r.count(16); n > 0 {
 		t.Reads = make([]zodb.Read, n)

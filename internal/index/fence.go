@@ -16,6 +16,7 @@ import (
 // again, if a write-ahead log can't be closed or made, and in goroutines of its own if a directory can't be synced. Whoever asks
 // for one of these is parked instead, as by Fatalf.
 type fence struct {
+	fell    chan struct{} // closed when it is down
 	down    atomic.Bool
 	closing atomic.Bool            // Pebble is being closed: there, a log that does not close is an error
 	newest  atomic.Pointer[string] // the log made last

@@ -17,7 +17,7 @@ import (
 
 func sample() *zodb.Txn {
 	return &zodb.Txn{
-		ID: zodb.TxnID{1}, Floor: 3, Tid: 4, Status: ' ', User: []byte("u"), Description: []byte("d"), Extension: []byte("e"), Author: []byte("a"),
+		ID: zodb.TxnID{1}, Floor: 3, Tid: 4, Snapshot: 2, Status: ' ', User: []byte("u"), Description: []byte("d"), Extension: []byte("e"), Author: []byte("a"),
 		Reads: []zodb.Read{{Oid: 1, Serial: 2}},
 		Writes: []zodb.Write{
 			{Oid: 5, Base: 6, Kind: zodb.WriteData, Hash: block.Sum([]byte("data")), Data: []byte("data")},
@@ -61,7 +61,8 @@ func patched(b []byte, off int, with ...byte) []byte {
 func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 	b := AppendCommit(nil, sample())
 	const body = entryHead
-	reads := body + 18 + 4*2 // four fields of one byte each
+	fields := body + 26
+	reads := fields + 4*2 // four fields of one byte each
 	writes := reads + 1 + 16
 	for name, bad := range map[string][]byte{
 		"empty":                        {},
@@ -70,8 +71,8 @@ func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 		"an unknown kind":              patched(b, 1, 77),
 		"an unknown flag":              patched(b, body+16, 2),
 		"a byte too many":              append(bytes.Clone(b), 0),
-		"a user longer than the entry": patched(b, body+18, 0xff),
-		"a length without an end":      append(bytes.Clone(b[:body+18]), bytes.Repeat([]byte{0xff}, 10)...),
+		"a user longer than the entry": patched(b, fields, 0xff),
+		"a length without an end":      append(bytes.Clone(b[:fields]), bytes.Repeat([]byte{0xff}, 10)...),
 		"more reads than bytes":        patched(b, reads, 0x7f),
 		"more writes than bytes":       patched(b, writes, 0x7f),
 		"an unknown kind of write":     patched(b, writes+1+16, 3),
@@ -79,6 +80,13 @@ func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 		"no oids":                      AppendOids(nil, 0, zodb.TxnID{}),
 		"too many oids":                AppendOids(nil, 1<<33, zodb.TxnID{}),
 		"a tombstone with a body":      append(AppendTombstone(nil, zodb.TxnID{}), 1),
+		"an unknown flag of a horizon": patched(AppendHorizon(nil, zodb.TxnID{}, 5, true), entryHead+8, 2),
+		"a horizon cut off":            AppendHorizon(nil, zodb.TxnID{}, 5, true)[:entryHead+8],
+		"an unknown flag of garbage":   patched(garbage(), entryHead+16, 2),
+		"garbage cut off":              garbage()[:len(garbage())-1],
+		"garbage whose oids stand":     patched(garbage(), entryHead+27, 0),
+		"garbage whose oids overflow":  AppendGarbage(nil, zodb.TxnID{}, &Garbage{Objects: []Change{{9, 1}, {8, 1}}}),
+		"garbage without an end":       AppendGarbage(nil, zodb.TxnID{}, &Garbage{Objects: rising(MaxGarbage + 1)}),
 	} {
 		if _, err := decodeEntry(bad); !errors.Is(err, ErrEntry) {
 			t.Errorf("%s: %v", name, err)
@@ -91,10 +99,52 @@ func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 	}
 }
 
+func rising(n int) []Change {
+	out := make([]Change, n)
+	for i := range out {
+		out[i] = Change{Oid: zodb.Oid(i), Tid: 7}
+	}
+	return out
+}
+
+func garbage() []byte {
+	return AppendGarbage(nil, zodb.TxnID{2}, &Garbage{Horizon: 8, Scanned: 9, Fenced: true, Objects: rising(2)})
+}
+
+func TestAPacksEntriesComeBackAsTheyWere(t *testing.T) {
+	e, err := decodeEntry(AppendHorizon(nil, zodb.TxnID{1}, 77, true))
+	if err != nil || e.kind != entryHorizon || e.horizon != 77 || !e.fence || e.txn.ID != (zodb.TxnID{1}) {
+		t.Fatal(e, err)
+	}
+	want := Garbage{Horizon: 8, Scanned: 9, Objects: rising(MaxGarbage)}
+	e, err = decodeEntry(AppendGarbage(nil, zodb.TxnID{1}, &want))
+	if d := cmp.Diff(want, e.garbage); d != "" || err != nil || e.kind != entryGarbage {
+		t.Fatal(d, err)
+	}
+}
+
+func TestTheSweepRowIsRefusedUnlessItIsWhole(t *testing.T) {
+	want := swept{to: 1, compacted: 2, records: 3, dataSize: 4}
+	v := want.append(nil)
+	if got, err := decodeSwept(v); err != nil || got != want || len(v) != sweepLen {
+		t.Fatal(got, err)
+	}
+	for name, bad := range map[string][]byte{"empty": {}, "cut off": v[:len(v)-1], "a flipped bit": patched(v, 9, 1)} {
+		if _, err := decodeSwept(bad); !errors.Is(err, zodb.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := decodeSwept(resum(patched(v, 0, 2))); !errors.Is(err, ErrNewerFormat) {
+		t.Errorf("a newer version: %v", err)
+	}
+}
+
 func FuzzDecodeEntry(f *testing.F) {
 	f.Add(AppendCommit(nil, sample()))
 	f.Add(AppendOids(nil, 7, zodb.TxnID{1}))
 	f.Add(AppendTombstone(nil, zodb.TxnID{1}))
+	f.Add(AppendHorizon(nil, zodb.TxnID{1}, 5, true))
+	f.Add(garbage())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decodeEntry(b)
 		if err != nil || e.kind != entryCommit {
@@ -128,7 +178,7 @@ func TestATransactionRowIsRefusedUnlessItIsWhole(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"empty": {}, "a flipped bit": patched(v, 20, v[20]^1), "cut off": v[:len(v)-1], "a newer version": resum(patched(v, 0, 2)),
-		"cut off before the checksum": resum(v[:len(v)-1]), "a byte too many": resum(append(bytes.Clone(v), 0)),
+		"an unknown flag": resum(patched(v, 1, 2)), "cut off before the checksum": resum(v[:len(v)-1]), "a byte too many": resum(append(bytes.Clone(v), 0)),
 	} {
 		if _, _, err := decodeHeader(90, bad); !errors.Is(err, zodb.ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
@@ -137,7 +187,8 @@ func TestATransactionRowIsRefusedUnlessItIsWhole(t *testing.T) {
 }
 
 func TestTheStateRowIsRefusedUnlessItIsWhole(t *testing.T) {
-	want := state{Stats: Stats{Applied: 1, LastTid: 2, Digest: block.Sum(nil), Objects: 3, Records: 4, DataSize: 5, NextOid: 6}, written: 7}
+	want := state{Stats: Stats{Applied: 1, LastTid: 2, Digest: block.Sum(nil), Objects: 3, Records: 4, DataSize: 5, NextOid: 6,
+		Horizon: 8, HorizonDigest: block.Sum([]byte("h")), Fence: 9}, written: 7, undeclared: 10}
 	v := want.append(nil)
 	if len(v) != stateLen {
 		t.Fatalf("%d bytes", len(v))
@@ -162,7 +213,7 @@ func TestAnOutcomeRowIsRefusedUnlessItIsWhole(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Fatal(d, err)
 	}
-	for name, bad := range map[string][]byte{"empty": {}, "cut off": v[:24], "verdict 0": patched(v, 0, 0), "verdict 7": patched(v, 0, 7)} {
+	for name, bad := range map[string][]byte{"empty": {}, "cut off": v[:24], "verdict 0": patched(v, 0, 0), "verdict 8": patched(v, 0, 8)} {
 		if _, err := decodeOutcome(9, bad); !errors.Is(err, zodb.ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -9,6 +9,7 @@
 package index
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -74,18 +75,25 @@ type Header struct {
 	Author      []byte
 	Digest      zodb.Hash // of the transaction record
 	Prev        zodb.Hash // the digest of the record before it; zero for the first
+	Packed      bool      // some of its writes are packed away, so that nobody can recompute Digest
 	Oids        []zodb.Oid
 }
 
-// Stats is what the state knows of itself; exact, and read without a scan.
+// Stats is what the state knows of itself; exact, and read without a scan. Records and DataSize are this peer's own: they fall
+// when it sweeps. All else is the same on every replica at the same position.
 type Stats struct {
 	Applied  Position
 	LastTid  zodb.Tid
 	Digest   zodb.Hash // of the last transaction record
 	Objects  uint64    // that exist, deleted ones not counted
-	Records  uint64    // revisions
-	DataSize uint64    // bytes of all revisions' data
+	Records  uint64    // revisions whose rows are here, packed ones that wait for a sweep, too
+	DataSize uint64    // bytes of their data
 	NextOid  zodb.Oid  // the first oid never given nor written
+	// Horizon is the position that the database is packed to; 0: never. HorizonDigest is that of the last transaction up to
+	// it: the chain can be followed from there. A transaction whose snapshot lies before Fence is refused.
+	Horizon       zodb.Tid
+	HorizonDigest zodb.Hash
+	Fence         zodb.Tid
 }
 
 // State is what the log's entries make: two implementations, NewMemory and Open, one suite (indextest).
@@ -95,15 +103,19 @@ type State interface {
 	Apply(pos Position, entry []byte) (Outcome, error)
 	// Stats is the state after the last Apply.
 	Stats() Stats
-	// Load returns the newest revision at or before at: ErrNotFound, ErrNoRevision, *Corrupt. A deletion is ErrNotFound.
+	// Load returns the newest revision at or before at: ErrNotFound, ErrNoRevision, *Corrupt. A deletion is ErrNotFound. What
+	// is packed is not there, as in all the other reads but LoadPinned.
 	Load(oid zodb.Oid, at zodb.Tid) (Revision, error)
+	// LoadPinned is Load for a snapshot that was taken before a pack: it sees what is packed for as long as it is not swept.
+	LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error)
 	// LoadSerial returns the revision that tid made: ErrNotFound if there is none.
 	LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error)
 	// Head returns the tid of the current revision, 0 if there is none or it is a deletion. It reads no data.
 	Head(oid zodb.Oid) (zodb.Tid, error)
 	// History returns up to n revisions, newest first, without data.
 	History(oid zodb.Oid, n int) ([]Revision, error)
-	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false.
+	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false. Up to the
+	// horizon their status is 'p', and those without records are left out.
 	Transactions(from, to zodb.Tid, yield func(Header) bool) error
 	// TransactionsBackwards is Transactions, newest first.
 	TransactionsBackwards(from, to zodb.Tid, yield func(Header) bool) error
@@ -119,5 +131,8 @@ type State interface {
 	Find(h zodb.Hash) (Revision, error)
 	// Records calls yield for each revision in order of oid, newest first, with data; unreadable ones with their error.
 	Records(yield func(Revision, error) bool) error
+	// Sweep deletes the rows of what is packed, with the help of s (nil: it looks for them), and reports how far it is. It runs
+	// beside Apply and reads; what it has done when ctx ends stays done.
+	Sweep(ctx context.Context, s *Survey, progress func(done, total uint64)) error
 	Close() error
 }

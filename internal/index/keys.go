@@ -14,14 +14,18 @@ import (
 //
 //	/blocks/ ...              blocks that are no records (go-datastore's keys, through go-ds-pebble)
 //	c | sha256[:12] | oid | tid   -> nothing            finds a record by its hash
+//	g | oid                   -> head 8                 objects that a garbage list removed and no sweep has deleted yet
 //	l ...                     the log (internal/replica)
 //	o | position              -> verdict 1, txn id 16, tid 8       the remembered outcomes
+//	p                         -> sweep row (sweep.go)
 //	r | oid | ^tid            -> kind 1, sha256 32, data           revisions, newest first
 //	s                         -> state (state.go)
 //	t | tid                   -> transaction header (header.go)
 const (
 	rowHash    = 'c'
+	rowGone    = 'g'
 	rowOutcome = 'o'
+	rowSweep   = 'p'
 	rowRecord  = 'r'
 	rowState   = 's'
 	rowTxn     = 't'
@@ -57,6 +61,10 @@ func hashKey(dst []byte, h zodb.Hash, oid zodb.Oid, tid zodb.Tid) []byte {
 
 func txnKey(dst []byte, tid zodb.Tid) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, rowTxn), uint64(tid))
+}
+
+func goneKey(dst []byte, oid zodb.Oid) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, rowGone), uint64(oid))
 }
 
 func outcomeKey(dst []byte, pos Position) []byte {

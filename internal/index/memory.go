@@ -3,6 +3,7 @@ package index
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,6 +20,7 @@ type Memory struct {
 	records  map[zodb.Oid][]Revision // oldest first
 	txns     []Header
 	outcomes map[zodb.TxnID]Outcome
+	gone     map[zodb.Oid]zodb.Tid // removed by a garbage list, up to that revision, and not swept yet
 }
 
 // NewMemory makes an empty state.
@@ -26,6 +28,7 @@ func NewMemory() *Memory {
 	return &Memory{
 		state:   state{Stats: Stats{NextOid: 1}},
 		records: make(map[zodb.Oid][]Revision), outcomes: make(map[zodb.TxnID]Outcome),
+		gone: make(map[zodb.Oid]zodb.Tid),
 	}
 }
 
@@ -38,12 +41,24 @@ func (r memoryReader) head(oid zodb.Oid) (head, error) {
 		return head{}, nil
 	}
 	last := revs[len(revs)-1]
+	if last.Tid <= r.m.gone[oid] {
+		return head{}, nil
+	}
 	return head{last.Tid, last.Kind == zodb.WriteDelete}, nil
 }
 
 func (r memoryReader) outcome(id zodb.TxnID, _ Position) (Outcome, bool, error) {
 	o, ok := r.m.outcomes[id]
 	return o, ok && o.Position+outcomeWindow >= r.m.state.Applied, nil
+}
+
+func (r memoryReader) lastDigest(after, to zodb.Tid) (zodb.Hash, bool, error) {
+	for _, h := range slices.Backward(r.m.txns) {
+		if h.Tid <= to {
+			return h.Digest, h.Tid > after, nil
+		}
+	}
+	return zodb.Hash{}, false, nil
 }
 
 // Apply is State.Apply.
@@ -59,6 +74,9 @@ func (m *Memory) Apply(pos Position, raw []byte) (Outcome, error) {
 		o := p.outcome
 		o.Oids, o.StaleOid, o.Serial = nil, 0, 0 // what the row keeps
 		m.outcomes[o.TxnID] = o
+	}
+	for _, o := range p.gone {
+		m.gone[o.Oid] = o.Tid
 	}
 	if p.outcome.Verdict != Committed || p.outcome.Repeated {
 		return p.outcome, nil
@@ -86,13 +104,64 @@ func filled(b []byte) []byte { return append([]byte{}, b...) }
 func (m *Memory) Stats() Stats {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.state.Stats
+	st := m.state.Stats
+	st.Records, st.DataSize = 0, 0
+	for _, revs := range m.records {
+		for _, rev := range revs {
+			st.Records++
+			st.DataSize += uint64(rev.Size)
+		}
+	}
+	return st
+}
+
+// left are the revisions of an object, oldest first, that are not packed.
+func (m *Memory) left(oid zodb.Oid) []Revision {
+	var left []Revision
+	for i := range m.records[oid] {
+		rev := m.find(oid, i, true)
+		if rev.Tid > m.gone[oid] && !packed(&rev, m.state.Horizon) {
+			left = append(left, rev)
+		}
+	}
+	return left
+}
+
+// Sweep is State.Sweep.
+func (m *Memory) Sweep(context.Context, *Survey, func(done, total uint64)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	has := func(h *Header, oid zodb.Oid) bool {
+		return h.Tid > m.state.Horizon || slices.ContainsFunc(m.records[oid], func(r Revision) bool { return r.Tid == h.Tid })
+	}
+	for oid := range m.records {
+		if left := m.left(oid); len(left) > 0 {
+			m.records[oid] = left
+		} else {
+			delete(m.records, oid)
+		}
+	}
+	clear(m.gone)
+	var txns []Header
+	for _, h := range m.txns {
+		before := len(h.Oids)
+		h.Oids = slices.DeleteFunc(slices.Clone(h.Oids), func(oid zodb.Oid) bool { return !has(&h, oid) })
+		h.Packed = h.Packed || len(h.Oids) < before
+		if h.Tid > m.state.Horizon || len(h.Oids) > 0 {
+			txns = append(txns, h)
+		}
+	}
+	m.txns = txns
+	return nil
 }
 
 // find returns a copy of the revision at place i of oid's history.
-func (m *Memory) find(oid zodb.Oid, i int, data bool) Revision {
-	revs := m.records[oid]
+func (m *Memory) find(oid zodb.Oid, i int, data bool) Revision { return pick(m.records[oid], i, data) }
+
+// pick returns a copy of the revision at place i of revs.
+func pick(revs []Revision, i int, data bool) Revision {
 	rev := revs[i]
+	rev.Next = 0
 	if i+1 < len(revs) {
 		rev.Next = revs[i+1].Tid
 	}
@@ -108,10 +177,20 @@ func (m *Memory) find(oid zodb.Oid, i int, data bool) Revision {
 func (m *Memory) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	return m.load(oid, m.left(oid), at)
+}
+
+// LoadPinned is State.LoadPinned.
+func (m *Memory) LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.load(oid, m.records[oid], at)
+}
+
+func (m *Memory) load(oid zodb.Oid, revs []Revision, at zodb.Tid) (Revision, error) {
 	if m.closed {
 		return Revision{}, ErrClosed
 	}
-	revs := m.records[oid]
 	if len(revs) == 0 {
 		return Revision{Oid: oid}, ErrNotFound
 	}
@@ -119,7 +198,7 @@ func (m *Memory) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 	if i == 0 {
 		return Revision{Oid: oid, Next: revs[0].Tid}, ErrNoRevision
 	}
-	rev := m.find(oid, i-1, true)
+	rev := pick(revs, i-1, true)
 	if rev.Kind == zodb.WriteDelete {
 		return rev, ErrNotFound
 	}
@@ -130,9 +209,8 @@ func (m *Memory) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 func (m *Memory) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	for i, rev := range m.records[oid] {
+	for _, rev := range m.left(oid) {
 		if rev.Tid == tid && rev.Kind == zodb.WriteData {
-			rev = m.find(oid, i, true)
 			rev.Next = 0
 			return rev, nil
 		}
@@ -152,13 +230,13 @@ func (m *Memory) Head(oid zodb.Oid) (zodb.Tid, error) {
 func (m *Memory) History(oid zodb.Oid, n int) ([]Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	revs := m.records[oid]
+	revs := m.left(oid)
 	if len(revs) == 0 {
 		return nil, ErrNotFound
 	}
 	var out []Revision
 	for i := len(revs) - 1; i >= 0 && len(out) < n; i-- {
-		out = append(out, m.find(oid, i, false))
+		out = append(out, pick(revs, i, false))
 	}
 	return out, nil
 }
@@ -166,10 +244,24 @@ func (m *Memory) History(oid zodb.Oid, n int) ([]Revision, error) {
 // Transactions is State.Transactions.
 func (m *Memory) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
 	m.mu.RLock()
-	txns := m.txns
+	txns, horizon := m.txns, m.state.Horizon
 	m.mu.RUnlock()
 	for _, h := range txns {
-		if h.Tid >= from && h.Tid <= to && !yield(h) {
+		if h.Tid < from || h.Tid > to {
+			continue
+		}
+		if h.Tid <= horizon {
+			h.Status = 'p'
+			h.Oids = slices.DeleteFunc(slices.Clone(h.Oids), func(oid zodb.Oid) bool {
+				m.mu.RLock()
+				defer m.mu.RUnlock()
+				return !slices.ContainsFunc(m.left(oid), func(r Revision) bool { return r.Tid == h.Tid })
+			})
+			if len(h.Oids) == 0 {
+				continue
+			}
+		}
+		if !yield(h) {
 			return nil
 		}
 	}
@@ -188,9 +280,8 @@ func (m *Memory) Find(h zodb.Hash) (Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, oid := range slices.Sorted(maps.Keys(m.records)) {
-		for i, rev := range m.records[oid] {
+		for _, rev := range m.left(oid) {
 			if rev.Kind == zodb.WriteData && rev.Hash == h {
-				rev = m.find(oid, i, true)
 				rev.Next = 0
 				return rev, nil
 			}
@@ -204,8 +295,9 @@ func (m *Memory) Records(yield func(Revision, error) bool) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, oid := range slices.Sorted(maps.Keys(m.records)) {
-		for i := len(m.records[oid]) - 1; i >= 0; i-- {
-			if !yield(m.find(oid, i, true), nil) {
+		revs := m.left(oid)
+		for i := len(revs) - 1; i >= 0; i-- {
+			if !yield(pick(revs, i, true), nil) {
 				return nil
 			}
 		}

@@ -17,6 +17,11 @@ const (
 	Aborted   Verdict = 4 // a tombstone for this transaction came first in the log
 	Regressed Verdict = 5 // a restored tid does not rise above the last one
 	OidsGiven Verdict = 6 // a range of oids was reserved: FirstOid, Count
+	Behind    Verdict = 7 // its snapshot lies before a garbage collection: what it saw may be gone
+
+	Packed    Verdict = 8  // the horizon is at Tid or beyond
+	Rescan    Verdict = 9  // a garbage list was overtaken by transactions, up to Tid: scan them first
+	Collected Verdict = 10 // a garbage list was accepted: Oids are gone
 )
 
 // Outcome is Apply's verdict on one entry. It is data, not an error: a replica that finds a transaction stale is well.
@@ -24,8 +29,8 @@ type Outcome struct {
 	Verdict  Verdict
 	Position Position
 	TxnID    zodb.TxnID
-	Tid      zodb.Tid   // Committed: the transaction's tid
-	Oids     []zodb.Oid // Committed: the oids written
+	Tid      zodb.Tid   // Committed: the transaction's tid; Behind: the fence; Packed, Rescan: above
+	Oids     []zodb.Oid // Committed: the oids written; Collected: the objects removed
 	StaleOid zodb.Oid   // Stale: the first such object, in the transaction's order, reads first
 	Serial   zodb.Tid   // Stale: its committed serial; 0 if it does not exist
 	FirstOid zodb.Oid   // OidsGiven

@@ -111,12 +111,67 @@ func (r *reading) behindSeek(oid zodb.Oid, at zodb.Tid, found bool) (zodb.Tid, e
 
 // Load is State.Load.
 func (s *Store) Load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	b, err := s.begin(oid)
+	if err != nil {
+		return Revision{}, err
+	}
+	r, err := s.readers.get()
+	if err != nil {
+		return Revision{}, err
+	}
+	defer s.readers.put(r)
+	return r.loadFrom(b, oid, at)
+}
+
+// LoadPinned is State.LoadPinned.
+func (s *Store) LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 	r, err := s.readers.get()
 	if err != nil {
 		return Revision{}, err
 	}
 	defer s.readers.put(r)
 	return r.load(oid, at)
+}
+
+// border is what is packed of one object, as of the begin of a read: taken before the iterator, so that a sweep which ends
+// between the two is no gap.
+type border struct {
+	horizon zodb.Tid
+	gone    zodb.Tid // revisions up to this one went with the whole object; 0: none
+}
+
+func (s *Store) begin(oid zodb.Oid) (b border, err error) {
+	b.horizon = s.current.Load().Horizon
+	b.gone, err = s.gone.last(oid)
+	return b, err
+}
+
+// loadFrom is load without what lies behind the border.
+func (r *reading) loadFrom(b border, oid zodb.Oid, at zodb.Tid) (Revision, error) {
+	rev, err := r.load(oid, at)
+	switch {
+	case b.horizon == 0 || err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoRevision):
+		return rev, err
+	case errors.Is(err, ErrNoRevision):
+		if rev.Next > b.horizon {
+			return rev, err
+		}
+	case rev.Tid == 0 || rev.Tid > b.horizon || rev.Tid > b.gone && !packed(&rev, b.horizon):
+		return rev, err
+	}
+	return Revision{Oid: oid}, r.remains(b, oid)
+}
+
+// remains tells an object of which nothing is left (ErrNotFound) from one with later revisions (ErrNoRevision).
+func (r *reading) remains(b border, oid zodb.Oid) error {
+	head, err := r.load(oid, zodb.MaxTid)
+	switch {
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return err
+	case head.Tid <= b.gone || packed(&head, b.horizon):
+		return ErrNotFound
+	}
+	return ErrNoRevision
 }
 
 func (r *reading) load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
@@ -134,13 +189,21 @@ func (r *reading) load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 
 // LoadMany loads in one pass; oids in rising order are fastest. It calls each with every result.
 func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revision, err error)) error {
+	borders := make([]border, len(oids))
+	for i, oid := range oids {
+		b, err := s.begin(oid)
+		if err != nil {
+			return err
+		}
+		borders[i] = b
+	}
 	r, err := s.readers.get()
 	if err != nil {
 		return err
 	}
 	defer s.readers.put(r)
 	for i, oid := range oids {
-		rev, err := r.load(oid, at)
+		rev, err := r.loadFrom(borders[i], oid, at)
 		each(i, rev, err)
 	}
 	return nil
@@ -162,7 +225,11 @@ func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err erro
 		if err != nil {
 			return err
 		}
-		if rev.Kind == zodb.WriteData && !yield(rev) {
+		gone, err := s.gone.last(rev.Oid)
+		if err != nil {
+			return err
+		}
+		if rev.Kind == zodb.WriteData && rev.Tid > gone && !yield(rev) {
 			return nil
 		}
 		ok = r.nextObject(rev.Oid)
@@ -198,24 +265,51 @@ func (r *reading) seek(oid zodb.Oid, tid zodb.Tid) (bool, error) {
 
 // LoadSerial is State.LoadSerial.
 func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	b, err := s.begin(oid)
+	if err != nil {
+		return Revision{}, err
+	}
 	r, err := s.readers.get()
 	if err != nil {
 		return Revision{}, err
 	}
 	defer s.readers.put(r)
-	if ok, err := r.seek(oid, tid); !ok {
-		return Revision{}, err
-	}
-	rev, err := r.revision(true, false)
+	rev, err := r.serialFrom(b, oid, tid)
 	if err == nil && rev.Kind == zodb.WriteDelete {
 		err = ErrNotFound
 	}
 	return rev, err
 }
 
+// serialFrom is one revision, a deletion too, if it does not lie behind the border.
+func (r *reading) serialFrom(b border, oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	if tid <= b.horizon { // it is there if it is what the pack left
+		rev, err := r.loadFrom(b, oid, b.horizon)
+		if err == nil && rev.Tid != tid || errors.Is(err, ErrNoRevision) {
+			err = ErrNotFound
+		}
+		rev.Next = 0
+		return rev, err
+	}
+	if ok, err := r.seek(oid, tid); !ok {
+		return Revision{}, err
+	}
+	return r.revision(true, false)
+}
+
 // LoadRevisions reads the named revisions, several at a time and in the order of the rows. It calls each once for every index, from
 // any of its goroutines: ErrNotFound if there is none; a deletion has no data and no error.
 func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision, err error)) {
+	borders := make([]border, len(keys))
+	for i := range keys {
+		var err error
+		if borders[i], err = s.begin(keys[i].Oid); err != nil {
+			for i := range keys {
+				each(i, Revision{}, err)
+			}
+			return
+		}
+	}
 	order := make([]int, len(keys))
 	for i := range order {
 		order[i] = i
@@ -235,11 +329,7 @@ func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision,
 			}
 			defer s.readers.put(r)
 			for _, i := range part {
-				rev := Revision{Oid: keys[i].Oid, Tid: keys[i].Tid}
-				ok, err := r.seek(rev.Oid, rev.Tid)
-				if ok {
-					rev, err = r.revision(true, false)
-				}
+				rev, err := r.serialFrom(borders[i], keys[i].Oid, keys[i].Tid)
 				each(i, rev, err)
 			}
 		})
@@ -266,6 +356,10 @@ func (s *Store) Head(oid zodb.Oid) (zodb.Tid, error) {
 
 // History is State.History.
 func (s *Store) History(oid zodb.Oid, n int) ([]Revision, error) {
+	b, err := s.begin(oid)
+	if err != nil {
+		return nil, err
+	}
 	r, err := s.readers.get()
 	if err != nil {
 		return nil, err
@@ -281,6 +375,9 @@ func (s *Store) History(oid zodb.Oid, n int) ([]Revision, error) {
 		if len(revs) > 0 {
 			rev.Next = revs[len(revs)-1].Tid
 		}
+		if rev.Tid <= b.gone || packed(&rev, b.horizon) {
+			break // and so is all that is older
+		}
 		revs = append(revs, rev)
 	}
 	if err := r.iter.Error(); err != nil {
@@ -294,7 +391,42 @@ func (s *Store) History(oid zodb.Oid, n int) ([]Revision, error) {
 
 // Transactions is State.Transactions.
 func (s *Store) Transactions(from, to zodb.Tid, yield func(Header) bool) error {
-	return s.transactions(from, to, func(h Header, _ []zodb.Tid) bool { return yield(h) })
+	return s.unpacked(from, to, (*pebble.Iterator).First, (*pebble.Iterator).Next, yield)
+}
+
+// unpacked is walkTxns without what is behind the horizon.
+func (s *Store) unpacked(from, to zodb.Tid, first, next func(*pebble.Iterator) bool, yield func(Header) bool) error {
+	horizon := s.current.Load().Horizon
+	unswept := horizon > s.swept.Load().to || !s.gone.empty()
+	var failed error
+	err := s.walkTxns(from, to, first, next, func(h Header, _ []zodb.Tid) bool {
+		if h.Tid <= horizon {
+			h.Status = 'p'
+			if unswept {
+				failed = s.leaveOut(&h)
+			}
+			if failed == nil && len(h.Oids) == 0 {
+				return true
+			}
+		}
+		return failed == nil && yield(h)
+	})
+	return errors.Join(failed, err)
+}
+
+// leaveOut takes those objects out of a packed transaction whose revisions are behind the horizon, though their rows still are here.
+func (s *Store) leaveOut(h *Header) error {
+	left := h.Oids[:0:0]
+	for _, oid := range h.Oids {
+		_, err := s.LoadSerial(oid, h.Tid)
+		if err == nil {
+			left = append(left, oid)
+		} else if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
+	h.Oids = left
+	return nil
 }
 
 func (s *Store) transactions(from, to zodb.Tid, yield func(Header, []zodb.Tid) bool) error {
@@ -312,20 +444,29 @@ func (s *Store) walkTxns(from, to zodb.Tid, first, next func(*pebble.Iterator) b
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := first(it); ok; ok = next(it) {
-		tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
-		v, err := it.ValueAndErr()
+		h, bases, err := headerAt(it)
 		if err != nil {
-			return &Corrupt{Tid: tid, Cause: err}
-		}
-		h, bases, err := decodeHeader(tid, v)
-		if err != nil {
-			return &Corrupt{Tid: tid, Cause: err}
+			return err
 		}
 		if !yield(h, bases) {
 			return nil
 		}
 	}
 	return damage(0, 0, it.Error())
+}
+
+// headerAt reads the transaction row that the iterator stands on.
+func headerAt(it *pebble.Iterator) (Header, []zodb.Tid, error) {
+	tid := zodb.Tid(binary.BigEndian.Uint64(it.Key()[1:]))
+	v, err := it.ValueAndErr()
+	if err != nil {
+		return Header{}, nil, &Corrupt{Tid: tid, Cause: err}
+	}
+	h, bases, err := decodeHeader(tid, v)
+	if err != nil {
+		return h, nil, &Corrupt{Tid: tid, Cause: err}
+	}
+	return h, bases, nil
 }
 
 // Find is State.Find.
@@ -340,6 +481,9 @@ func (s *Store) Find(h zodb.Hash) (rev Revision, err error) {
 		k := it.Key()[1+hashPrefix:]
 		oid, tid := zodb.Oid(binary.BigEndian.Uint64(k)), zodb.Tid(binary.BigEndian.Uint64(k[8:]))
 		rev, err := s.LoadSerial(oid, tid)
+		if errors.Is(err, ErrNotFound) {
+			continue // packed, and not swept yet
+		}
 		if err != nil {
 			return Revision{}, err
 		}
@@ -373,6 +517,25 @@ func (s *Store) Hashes(yield func(zodb.Hash) bool) error {
 
 // Records is State.Records: every record's hash is checked.
 func (s *Store) Records(yield func(Revision, error) bool) error {
+	horizon := s.current.Load().Horizon
+	var failed error
+	err := s.rows(func(rev Revision, err error) bool {
+		if err == nil && rev.Tid <= horizon {
+			last, err := s.gone.last(rev.Oid)
+			if failed = err; err != nil {
+				return false
+			}
+			if rev.Tid <= last || packed(&rev, horizon) {
+				return true
+			}
+		}
+		return yield(rev, err)
+	})
+	return errors.Join(failed, err)
+}
+
+// rows is Records with what is packed and not swept yet.
+func (s *Store) rows(yield func(Revision, error) bool) error {
 	it, err := s.db.NewIter(recordBounds())
 	if err != nil {
 		return err

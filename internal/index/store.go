@@ -63,7 +63,11 @@ type Store struct {
 	headsMu  sync.Mutex // guards heads, outcomes, applies; Head may be asked beside Apply. Never held across a read of Pebble.
 
 	current atomic.Pointer[state]
-	readers readers
+	gone    gone
+	swept   atomic.Pointer[swept]
+	// sweeping is held by each of a sweep's batches, and for reading by who must not see one: Verify.
+	sweeping sync.RWMutex
+	readers  readers
 }
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
@@ -84,6 +88,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.db = db
 	st, err := s.readState()
+	if err == nil {
+		err = s.openSweep()
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -116,7 +123,7 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		fsys = vfs.Default
 	}
 	s.fs, s.dir = fsys, cfg.Dir
-	s.fence.broken, s.fence.park = log.broken, log.park
+	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
 	opts := &pebble.Options{
 		FS:                 s.fence.wrap(fsys),
 		Cache:              s.cache,
@@ -197,16 +204,28 @@ func (s *Store) readState() (state, error) {
 // DB is the instance, for the log ('l' rows) and for blocks ('/' rows). It is the Store's to close.
 func (s *Store) DB() *pebble.DB { return s.db }
 
-// Stats is the state after the last Apply.
-func (s *Store) Stats() Stats { return s.current.Load().Stats }
+// Stats is the state after the last Apply, and what the sweeps left of it.
+func (s *Store) Stats() Stats {
+	st := s.current.Load().Stats
+	swept := s.swept.Load()
+	st.Records -= swept.records
+	st.DataSize -= swept.dataSize
+	return st
+}
 
-// DiskSize is what the instance takes on disk, in bytes.
-func (s *Store) DiskSize() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+// DiskSize is what the instance takes on disk, in bytes, without the tables that Pebble is about to delete: after a pack they are
+// most of it, for some milliseconds.
+func (s *Store) DiskSize() uint64 {
+	m := s.db.Metrics()
+	return m.DiskSpaceUsage() - m.Table.Local.ObsoleteSize
+}
 
 // Fence keeps the disk as it is from now on, for good: something that was to be durable is not. Reads go on.
 func (s *Store) Fence() {
 	s.broken.Store(true)
-	s.fence.down.Store(true)
+	if !s.fence.down.Swap(true) {
+		close(s.fence.fell)
+	}
 }
 
 // Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a failure it
@@ -229,7 +248,13 @@ func (s *Store) Close() error {
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	if !s.broken.Load() {
-		err := s.db.Flush()
+		flushed, err := s.db.AsyncFlush()
+		if err == nil && flushed != nil {
+			select { // Pebble tries a flush that fails again, for ever
+			case <-flushed:
+			case <-s.fence.fell:
+			}
+		}
 		if !s.broken.Load() {
 			defer s.cache.Unref()
 			if err = errors.Join(err, s.db.Close()); err == nil {

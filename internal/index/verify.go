@@ -14,6 +14,8 @@ type Report struct {
 	Transactions uint64 // records of the chain, rebuilt and hashed
 	Objects      uint64
 	LastTid      zodb.Tid
+	Horizon      zodb.Tid  // packed to here: the chain is followed from the next transaction on; 0: from the first
+	Packed       uint64    // transactions that a pack took writes of: their records can't be rebuilt, what is left of them was hashed
 	Digest       zodb.Hash // of the last transaction record: names the whole history
 	Damaged      []Corrupt // at most maxDamaged
 	More         uint64    // damaged places beyond those
@@ -40,12 +42,15 @@ func (r *Report) note(err error) error {
 	return nil
 }
 
-// Verify reads and hashes every record, follows the chain of transaction records from the first to the last, and counts.
-// progress is called now and then with the number of records and transactions done and of all. Damage is in the report, not
+// Verify reads and hashes every record, follows the chain of transaction records from the horizon to the last, and counts.
+// Those up to the horizon are rebuilt and hashed as far as their writes are there. A sweep waits for it. progress is called now and then with the number of records and transactions done and of all. Damage is in the report, not
 // an error. It runs beside Apply and judges the state that it began with.
 func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (Report, error) {
+	s.sweeping.RLock()
+	defer s.sweeping.RUnlock()
 	v := verifier{s: s, ctx: ctx, progress: progress, stats: s.Stats()}
-	v.report = Report{LastTid: v.stats.LastTid, Digest: v.stats.Digest, Torn: s.torn}
+	v.prev = v.stats.HorizonDigest
+	v.report = Report{Horizon: v.stats.Horizon, LastTid: v.stats.LastTid, Digest: v.stats.Digest, Torn: s.torn}
 	v.total = 2 * v.stats.Records
 	err := v.records()
 	if err == nil && !v.scanned {
@@ -89,7 +94,7 @@ func (v *verifier) records() error {
 	var stop error
 	var object zodb.Oid
 	first := true
-	err := v.s.Records(func(rev Revision, err error) bool {
+	err := v.s.rows(func(rev Revision, err error) bool {
 		if rev.Tid > v.stats.LastTid && err == nil {
 			return true // newer than what is judged
 		}
@@ -98,7 +103,11 @@ func (v *verifier) records() error {
 		}
 		if first || rev.Oid != object {
 			object, first = rev.Oid, false
-			if rev.Kind == zodb.WriteData {
+			last, err := v.s.gone.last(rev.Oid)
+			if stop = v.report.note(err); stop != nil {
+				return false
+			}
+			if rev.Kind == zodb.WriteData && rev.Tid > last {
 				v.report.Objects++
 			}
 		}
@@ -167,8 +176,13 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 			return err
 		}
 	}
-	if got := rec.Digest(nil); whole && got != h.Digest {
+	if h.Packed && h.Tid <= v.stats.Horizon {
+		v.report.Packed++
+	} else if got := rec.Digest(nil); whole && got != h.Digest {
 		v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Digest, Cause: fmt.Errorf("the transaction record hashes to %s", got)})
+	}
+	if h.Tid <= v.stats.Horizon {
+		return nil // those before it may be gone
 	}
 	if h.Prev != v.prev {
 		v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Prev, Cause: fmt.Errorf("the transaction before it hashes to %s", v.prev)})

@@ -37,7 +37,7 @@ type shard struct {
 type cached struct {
 	oid   zodb.Oid
 	tid   zodb.Tid
-	until zodb.Tid // MaxTid while current. Invariant: only falls, from MaxTid to the successor's tid
+	until zodb.Tid // MaxTid while current. Invariant: only falls, from MaxTid to the successor's tid, or to tid: nobody's
 	slot  int
 	ahead bool // read ahead: nobody has asked for it so far, unless used
 	used  atomic.Bool
@@ -111,7 +111,7 @@ func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	if s.closes != begun {
 		return
 	}
-	if e := s.entries[rev.Oid]; e != nil && e.tid >= rev.Tid {
+	if e := s.entries[rev.Oid]; e != nil && e.tid >= rev.Tid && e.until > e.tid {
 		return // what is here is as new
 	}
 	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: until, data: rev.Data}, c.limit)
@@ -153,6 +153,19 @@ func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid, staged map[zodb.Oid
 			s.put(&cached{oid: oid, tid: tid, until: zodb.MaxTid, data: data}, c.limit)
 		} else if e := s.entries[oid]; e != nil && e.until > tid {
 			e.until = tid
+		}
+		s.mu.Unlock()
+	}
+}
+
+// drop forgets objects that are gone.
+func (c *recordCache) drop(oids []zodb.Oid) {
+	for _, oid := range oids {
+		s := c.shard(oid)
+		s.mu.Lock()
+		s.closes++
+		if e := s.entries[oid]; e != nil {
+			e.until = e.tid // no reader is in [tid, tid)
 		}
 		s.mu.Unlock()
 	}

@@ -14,6 +14,9 @@ import (
 // ErrUsage says that an option is misspelt, of the wrong type or out of its range.
 var ErrUsage = errors.New("bad option")
 
+// ErrID says that an oid or a tid is beyond the largest.
+var ErrID = errors.New("out of range")
+
 // Config says how to open a peer directory. Its JSON names are those of ZConfig, the URI and zodb_dht.DHTStorage.
 type Config struct {
 	Path string `json:"-"`
@@ -32,6 +35,11 @@ type Config struct {
 	FinishTimeout Duration `json:"finish-timeout"`
 	// MaxObjectSize bounds one record's data, in bytes. 0 means 64 MiB; at most 256 MiB.
 	MaxObjectSize int64 `json:"max-object-size"`
+	// PackGC removes, in a pack that does not say, what the root does not reach. It is the caller's default: nothing here asks for it.
+	PackGC bool `json:"pack-gc"`
+	// PackWait is how long a pack holds back for snapshots of this process that are older than its position. 0 means 60s; at
+	// least 1ms, at most a day.
+	PackWait Duration `json:"pack-wait"`
 
 	Logger *slog.Logger `json:"-"`
 	// FS replaces the file system below the database, for tests; nil is the operating system's.
@@ -45,6 +53,8 @@ const (
 	defaultWait          = 10 * time.Second
 	defaultFinish        = 30 * time.Second
 	maxWait              = 10 * time.Minute
+	defaultPackWait      = time.Minute
+	maxPackWait          = 24 * time.Hour
 	defaultMaxObjectSize = 64 << 20
 	maxMaxObjectSize     = 256 << 20
 )
@@ -84,6 +94,7 @@ func (c Config) withDefaults() Config {
 	set(&c.VoteWait, defaultWait)
 	set(&c.Lease, defaultWait)
 	set(&c.FinishTimeout, defaultFinish)
+	set(&c.PackWait, defaultPackWait)
 	if c.CacheSize == 0 {
 		c.CacheSize = defaultCacheSize
 	}
@@ -114,6 +125,7 @@ func (c Config) validate() error {
 	}{{"vote-wait", c.VoteWait}, {"lease", c.Lease}, {"finish-timeout", c.FinishTimeout}} {
 		bad(d.v < 0 || time.Duration(d.v) > maxWait, "%s %s is not in 0s to %s", d.name, time.Duration(d.v), maxWait)
 	}
+	bad(c.PackWait < 0 || time.Duration(c.PackWait) > maxPackWait, "pack-wait %s is not in 0s to %s", time.Duration(c.PackWait), maxPackWait)
 	bad(c.VoteWait > c.Lease, "vote-wait %s exceeds lease %s", time.Duration(c.VoteWait), time.Duration(c.Lease))
 	return errors.Join(errs...)
 }

@@ -27,6 +27,9 @@ type Node struct {
 	log   *replica.Replica
 	cache *recordCache
 	ahead *readahead
+	pins  pins
+	sweep sweeper
+	pack  packing
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
@@ -66,6 +69,8 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, cache: newRecordCache(cfg.CacheSize * 3 / 8)}
+	n.pins.held = make(map[uint64]pin)
+	n.sweep.init()
 	n.mu.staged, n.mu.held = make(map[zodb.TxnID]*staged), make(map[zodb.Tid]*time.Timer)
 	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
 		return nil, err
@@ -102,6 +107,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	n.started.Store(true)
+	n.sweep.start(n)
 	if err := n.Broken(); err != nil { // while it started
 		n.end(err)
 	}
@@ -124,7 +130,14 @@ func openError(path string, err error) error {
 
 // applied is called by the log after each Apply, in order: cached entries end at the transaction before readers may see it.
 func (n *Node) applied(o index.Outcome) {
-	if o.Verdict == index.OidsGiven || o.Verdict == index.Nothing {
+	switch o.Verdict {
+	case index.OidsGiven, index.Nothing, index.Rescan:
+		return
+	case index.Collected:
+		n.cache.drop(o.Oids)
+		return
+	case index.Packed:
+		n.sweep.wake()
 		return
 	}
 	n.mu.Lock()
@@ -234,6 +247,7 @@ func (n *Node) Close() error {
 
 func (n *Node) stop() error {
 	var errs []error
+	n.sweep.stop()
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
 	}

@@ -16,8 +16,10 @@ type Operations interface {
 	TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, ok bool)
 	// Load: see index.State. Revision.Next tells the successor (0: current).
 	Load(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
-	// LoadTo is Load with the data copied into buf: nothing is copied if size, the data's length, exceeds it.
+	// LoadTo is LoadPinned with the data copied into buf: nothing is copied if size, the data's length, exceeds it.
 	LoadTo(ctx context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, err error)
+	// LoadPinned is Load for a view's snapshot: what a pack has taken since is there until it is swept, then *PackedAway.
+	LoadPinned(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
@@ -40,6 +42,10 @@ type Operations interface {
 	// Advance returns the position to read from now on, and the oids written in (prev, now], each with the tid of its last
 	// write there; known is false if they are too many (more than 100,000).
 	Advance(ctx context.Context, prev zodb.Tid) (now zodb.Tid, changed []index.Change, known bool, err error)
+	// Pin is Advance of a reader with an identity of its own, whose first prev is above MaxTid: its snapshot is kept from being packed away,
+	// for at most pack-wait, until it is moved on or Unpin. thread says who reads: a pack does not wait for its own caller.
+	Pin(ctx context.Context, reader, thread uint64, prev zodb.Tid) (now zodb.Tid, changed []index.Change, known bool, err error)
+	Unpin(reader uint64)
 	Stats() index.Stats
 
 	// NewOids reserves count oids through the log; they are first, first+1, ...
@@ -60,6 +66,10 @@ type Operations interface {
 	Drain(ctx context.Context) error
 	// Outcome looks up a transaction of unknown outcome.
 	Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool, error)
+	// PackBegin starts a pack; PackStep drives it to its end, PackEnd gives it up. See pack.go.
+	PackBegin(ctx context.Context, to zodb.Tid, gc bool, thread uint64) (begun bool, err error)
+	PackStep(ctx context.Context, refs []zodb.Oid) (PackStep, error)
+	PackEnd()
 	Close() error
 }
 

@@ -39,7 +39,7 @@ func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) 
 	if data, tid, ok := n.cache.get(oid, at); ok && len(data) <= len(buf) && !n.closed.Load() {
 		return copy(buf, data), tid, nil
 	}
-	rev, err := n.load(oid, at)
+	rev, err := n.loadPinned(oid, at)
 	if err == nil && len(rev.Data) <= len(buf) {
 		copy(buf, rev.Data)
 	}
@@ -54,12 +54,66 @@ func (n *Node) load(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	defer n.calls.RUnlock()
 	begun := n.cache.begin(oid)
 	rev, err := n.store.Load(oid, at)
+	if errors.Is(err, index.ErrNotFound) {
+		err = n.packedAway(oid, at, err)
+	}
 	if err != nil {
 		return rev, err
 	}
 	n.cache.fill(&rev, begun)
 	n.ahead.missed(oid)
 	return rev, nil
+}
+
+// PackedAway says that a snapshot is older than the last pack, and that what it would see may be deleted.
+type PackedAway struct {
+	Oid     zodb.Oid
+	At      zodb.Tid // the snapshot
+	Horizon zodb.Tid
+}
+
+func (e *PackedAway) Error() string {
+	return fmt.Sprintf("oid %s at tid %s: the database was packed to %s since", e.Oid, e.At, e.Horizon)
+}
+
+// LoadPinned is Operations.LoadPinned.
+func (n *Node) LoadPinned(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
+	rev, err := n.loadPinned(oid, at)
+	if err != nil {
+		return rev, err
+	}
+	rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
+	return n.hide(rev), nil
+}
+
+// loadPinned is load for LoadPinned.
+func (n *Node) loadPinned(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return index.Revision{}, err
+	}
+	defer n.calls.RUnlock()
+	begun := n.cache.begin(oid)
+	gone, err := n.store.Gone(oid)
+	if err != nil {
+		return index.Revision{}, err
+	}
+	rev, err := n.store.LoadPinned(oid, at)
+	if err != nil {
+		return rev, n.packedAway(oid, at, err)
+	}
+	if rev.Tid > gone { // else it is nobody's but those older snapshots'
+		n.cache.fill(&rev, begun)
+		n.ahead.missed(oid)
+	}
+	return rev, nil
+}
+
+// packedAway turns "not found" at a position that is packed into the error that says so.
+func (n *Node) packedAway(oid zodb.Oid, at zodb.Tid, err error) error {
+	if horizon := n.store.Stats().Horizon; at < horizon && (errors.Is(err, index.ErrNotFound) || errors.Is(err, index.ErrNoRevision)) {
+		return &PackedAway{Oid: oid, At: at, Horizon: horizon}
+	}
+	return err
 }
 
 // hide leaves out a successor that is not published yet.
@@ -266,7 +320,10 @@ func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Ch
 		return 0, nil, false, err
 	}
 	defer n.calls.RUnlock()
-	now := n.Visible()
+	return n.advance(ctx, prev, n.Visible())
+}
+
+func (n *Node) advance(ctx context.Context, prev, now zodb.Tid) (zodb.Tid, []index.Change, bool, error) {
 	if prev >= now {
 		return prev, nil, true, nil
 	}
@@ -288,6 +345,9 @@ func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Ch
 
 // changesFromRows reads what the ring has forgotten, false if it names more than a reader wants to know.
 func (n *Node) changesFromRows(ctx context.Context, prev, now zodb.Tid) (txns []change, _ bool, err error) {
+	if prev < n.store.Stats().Horizon { // rows may be packed away that named a change
+		return nil, false, nil
+	}
 	total := 0
 	err = n.store.Transactions(prev+1, now, func(h index.Header) bool {
 		txns = append(txns, change{h.Tid, h.Oids})

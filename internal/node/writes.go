@@ -19,6 +19,9 @@ func (n *Node) NewOids(ctx context.Context, count int) (zodb.Oid, error) {
 	if count < 1 || count > 1<<20 {
 		return 0, fmt.Errorf("%w: a range of %d oids", ErrUsage, count)
 	}
+	if next := n.store.Stats().NextOid; next > zodb.MaxOid-zodb.Oid(count) {
+		return 0, fmt.Errorf("no oids are left: the next would be %s, the largest is %s: %w", next, zodb.MaxOid, ErrTooLarge)
+	}
 	return n.log.NewOids(ctx, uint64(count))
 }
 
@@ -26,6 +29,9 @@ func (n *Node) NewOids(ctx context.Context, count int) (zodb.Oid, error) {
 func (n *Node) check(txn *zodb.Txn) error {
 	for i := range txn.Writes {
 		w := &txn.Writes[i]
+		if w.Oid > zodb.MaxOid {
+			return fmt.Errorf("oid %s %w: the largest is %s", w.Oid, ErrID, zodb.MaxOid)
+		}
 		if size := int64(len(w.Data)); size > n.cfg.MaxObjectSize {
 			return fmt.Errorf("oid %s has %d bytes, max-object-size is %d: %w", w.Oid, size, n.cfg.MaxObjectSize, ErrTooLarge)
 		}
@@ -132,6 +138,8 @@ func verdict(o index.Outcome) error {
 		return nil
 	case index.Stale:
 		return &replica.StaleRead{Oid: o.StaleOid, Committed: o.Serial}
+	case index.Behind:
+		return replica.ErrBehind
 	case index.Regressed:
 		return fmt.Errorf("tid %s: %w", o.Tid, ErrRegressed)
 	default: // Aborted, TooOld: nothing was written
@@ -163,6 +171,9 @@ func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
 	defer n.calls.RUnlock()
 	if err := n.check(txn); err != nil {
 		return err
+	}
+	if txn.Tid >= zodb.MaxTid {
+		return fmt.Errorf("tid %s %w: tids are below %s", txn.Tid, ErrID, zodb.MaxTid)
 	}
 	txn.Restore = true
 	return n.log.Restore(ctx, txn)

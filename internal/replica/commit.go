@@ -27,6 +27,10 @@ func (r *Replica) Vote(ctx context.Context, txn *zodb.Txn) ([]Stale, error) {
 	if !r.leads.Load() {
 		return nil, fmt.Errorf("vote: this peer does not lead: %w", ErrUnavailable)
 	}
+	if txn.Snapshot != 0 && txn.Snapshot < r.cfg.State.Stats().Fence {
+		r.table.abandon(txn.ID)
+		return nil, ErrBehind
+	}
 	if err := r.checkReads(txn); err != nil {
 		r.table.abandon(txn.ID)
 		return nil, err

@@ -15,6 +15,9 @@ var (
 	ErrBusy = errors.New("the objects are reserved by others")
 	// ErrVoteLost says that the reservation ended before the commit: nothing was written, try again.
 	ErrVoteLost = errors.New("the vote was lost; nothing was written")
+	// ErrBehind says that the transaction's snapshot lies before a garbage collection, so that it may link what is gone: nothing
+	// was written, begin again on a newer one.
+	ErrBehind = errors.New("the transaction's snapshot is older than the last pack")
 	// ErrClosed says that the replica was closed.
 	ErrClosed = errors.New("the replica is closed")
 )

@@ -137,7 +137,11 @@ func (r *Replica) proposeQueued() error {
 			break
 		}
 		if p.suggest && !p.given {
-			r.mu.lastTid = max(zodb.TidFromTime(r.cfg.Clock()), r.mu.lastTid+1)
+			at := index.EntryTid(p.entry) // of the client's clock
+			if at == 0 {
+				at = zodb.TidFromTime(r.cfg.Clock())
+			}
+			r.mu.lastTid = max(at, r.mu.lastTid+1)
 			index.SetEntryTid(p.entry, r.mu.lastTid)
 		}
 		err := r.mu.raw.Propose(p.entry)

@@ -20,8 +20,11 @@ var ErrMalformed = errors.New("malformed")
 // Oid names an object; ZODB's eight bytes, big-endian. The root object is 0.
 type Oid uint64
 
+// MaxOid is the largest oid that is written or given: a counter above all of them, and the range it gives next, never wrap.
+const MaxOid Oid = math.MaxUint64 - 1<<32
+
 // Tid names a transaction and orders it; ZODB's eight bytes, big-endian (persistent.timestamp.TimeStamp).
-// 0 is no transaction. Tids above MaxTid are never given: ZODB reads "the newest" as loadBefore(MaxTid).
+// 0 is no transaction. Tids from MaxTid on are never given: ZODB reads "the newest" as loadBefore(MaxTid).
 type Tid uint64
 
 // MaxTid is ZODB.utils.maxtid.

@@ -31,7 +31,10 @@ type Txn struct {
 	// no longer remembers the outcomes from there on.
 	Floor uint64
 	// Tid is the leader's suggestion, or with Restore the tid of the source, to be kept.
-	Tid         Tid
+	Tid Tid
+	// Snapshot is the transaction that the client's snapshot ended with; 0 if it declares none. One that lies before a garbage
+	// collection is refused, since it may link what is gone.
+	Snapshot    Tid
 	Restore     bool // no serial is checked; Tid is kept or the transaction refused (IStorageRestoreable)
 	Status      byte // ' ' or, in a restored packed transaction, 'p'
 	User        []byte

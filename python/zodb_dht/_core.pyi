@@ -41,12 +41,14 @@ class Node:
         """For each of oids, which tid wrote, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
-        """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""
+        """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid, horizon."""
     def new_oids(self, count: int) -> int:
         """The first of count consecutive oids."""
     def vote(
         self,
         txn_id: bytes,
+        snapshot: bytes,
+        now: int,
         user: bytes,
         description: bytes,
         extension: bytes,
@@ -54,7 +56,9 @@ class Node:
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
         """writes (oid, base, data | None for a deletion), reads (oid, serial) -> conflicts (oid, base, committed,
-        committed data, base data)."""
+        committed data, base data).
+
+        snapshot is what the transaction saw, z64 if it declares none; now the client's clock, in ns, 0: the core's."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...
@@ -72,6 +76,14 @@ class Node:
     def drain(self) -> None: ...
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """("committed", tid) | ("refused", z64) | None: unknown."""
+    def pack_begin(self, to: bytes, gc: bool) -> bool:
+        """Start a pack to a tid; False: nothing to do. This thread's own views are not waited for."""
+    def pack_step(self, refs: bytes) -> tuple[str, int, int, bool, list[tuple[bytes, bytes, bytes]]]:
+        """(phase, done, total, finished, records (oid, tid, data)).
+
+        refs are the oids, joined, that the records of the step before refer to."""
+    def pack_end(self) -> None:
+        """Give a pack up; nothing if it has ended."""
     def close(self) -> None: ...
 
 @final
@@ -86,3 +98,5 @@ class View:
     def prefetch(self, oids: Sequence[bytes]) -> None: ...
     def advance(self, own: Sequence[bytes]) -> list[bytes] | None:
         """Move to the newest visible transaction; the oids whose last writer since is none of the tids in own."""
+    def unpin(self) -> None:
+        """Let a pack take what only this snapshot sees, until the next advance()."""

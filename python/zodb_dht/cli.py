@@ -19,6 +19,11 @@ def main() -> None:
     program = Path(__file__).parent / "_bin" / "zodb-dht"
     if not program.exists():
         sys.exit(f"zodb-dht: {program} is missing: install zodb_dht from its wheel or sdist")
+    # Garbage collection reads pickles; without it, and for help, the program does it all.
+    if "pack" in arguments[:2] and not {"--no-gc", "--no-gc=true", "--help", "-h"} & set(arguments):
+        from .cli_pack import main as pack
+
+        sys.exit(pack([a for n, a in enumerate(arguments) if n != arguments.index("pack")]))
     os.execv(program, ["zodb-dht", *arguments])
 
 

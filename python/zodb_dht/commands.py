@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code."""
-    logging.basicConfig(format="zodb-dht: %(message)s", level=logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logging.basicConfig(format="zodb-dht: %(message)s", handlers=[handler])
     try:
         options = _parser().parse_args([a for a in arguments if a != "--json"])
         options.json = "--json" in arguments
@@ -99,8 +101,10 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
     """(source, destination), opened, and closed at the end. The one that may be refused at no cost is opened first."""
     with contextlib.ExitStack() as stack:
         if options.verb == "import":
-            source = open_place(options.source, section=options.section)
-            stack.callback(source.close)
+            with conversion.Complaints() as complaints:
+                source = open_place(options.source, section=options.section)
+                stack.callback(source.close)
+            complaints.check(options.source)
             destination: Any = DHTStorage(options.dir, shared=True)
             stack.callback(destination.close)
         else:

@@ -157,6 +157,17 @@ class Settings:
         low=0.001,
         high=600.0,
     )
+    pack_gc: bool = _option(
+        parse_flag, True, "Whether a pack removes the objects that the root does not reach. Default: on."
+    )
+    pack_wait: float = _option(
+        parse_seconds,
+        60.0,
+        "How long a pack holds back for transactions that began before its position; then they get ReadConflictError."
+        " Default: 60s.",
+        low=0.001,
+        high=86400.0,
+    )
     blob_dir: str | None = _option(
         parse_path, None, "The directory of blobs. This version has none and refuses to open with it.", core=False
     )

@@ -16,7 +16,7 @@ from persistent.timestamp import TimeStamp
 from ZODB.interfaces import IStorageIteration, IStorageRestoreable
 from ZODB.utils import oid_repr, z64
 
-from .errors import Mismatch, NotAPrefix, OptionError
+from .errors import DHTError, Mismatch, NotAPrefix, OptionError, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,18 @@ class Report:
 
 
 def rising(transactions: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
-    """Each transaction with the tid that a copy gives it: its own, unless a clock was set back in between."""
-    last = z64
-    for transaction in transactions:
+    """Each transaction with the tid that its copy gets: its own, unless a clock was set back in between. Unreadable."""
+    last, iterator = z64, iter(transactions)
+    while True:
+        try:
+            transaction = next(iterator)
+        except StopIteration:
+            return
+        except DHTError:
+            raise
+        except Exception as e:
+            text = f"after transaction 0x{last.hex()} the source can't be read: {e or type(e).__name__}"
+            raise Unreadable(text, tid=last) from e
         tid: bytes = transaction.tid
         if tid <= last:  # as ZODB.BaseStorage.copy mends it
             tid = TimeStamp(last).laterThan(TimeStamp(last)).raw()
@@ -47,14 +56,49 @@ def rising(transactions: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
         yield tid, transaction
 
 
+class Complaints(logging.Handler):
+    """What a FileStorage says of damage in its file: it logs it, and leaves out what it can't read."""
+
+    NAME = "ZODB.FileStorage"
+    HARMLESS = ("time-stamp reduction", "Ignoring index")  # rising mends it; the index is made anew
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if not any(harmless in text for harmless in self.HARMLESS):
+            self.heard.append(text)
+
+    def __enter__(self) -> Complaints:
+        logger = logging.getLogger(self.NAME)
+        self._level = logger.level
+        if not logger.isEnabledFor(logging.WARNING):
+            logger.setLevel(logging.WARNING)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        logger = logging.getLogger(self.NAME)
+        logger.removeHandler(self)
+        logger.setLevel(self._level)
+
+    def check(self, where: str) -> None:
+        """Unreadable if there was one since the last check."""
+        heard, self.heard = self.heard, []
+        if heard:
+            raise Unreadable(f"{where}: the source is damaged: {heard[0]}")
+
+
 def missing(source: Any, destination: Any, report: Report, progress: Progress) -> Iterator[tuple[bytes, Any]]:
     """What source has after destination's last transaction. NotAPrefix unless destination is a beginning of source.
 
     All tids up to there are compared, and the last transaction with its records.
     """
-    last = destination.lastTransaction()
+    last, end = destination.lastTransaction(), source.lastTransaction()
     copies = _closing(destination.iterator()) if last != z64 else iter(())
-    begun = False
+    tid, begun = z64, False
     for tid, original in rising(_closing(source.iterator())):
         if tid > last:
             if not begun:
@@ -78,6 +122,8 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
         progress("compare", tid)
     if not begun:
         _at_end(copies)
+    if tid < end:
+        raise Unreadable(f"the source ends at 0x{tid.hex()}, before its last transaction 0x{end.hex()}", tid=tid)
 
 
 def _at_end(copies: Iterator[Any]) -> None:
@@ -93,7 +139,7 @@ def _at_end(copies: Iterator[Any]) -> None:
 def _closing(iterator: Any) -> Iterator[Any]:
     """Iterate, and close what holds a file open or an iterator on a server."""
     try:
-        # Not "yield from", which crashes CPython on RelStorage 4.3's iterator.
+        # Not "yield from", which crashes CPython on the iterator of RelStorage 4.3.
         for transaction in iterator:  # noqa: UP028
             yield transaction
     finally:

@@ -39,6 +39,7 @@ __all__ = [
     "NotAPrefix",
     "OptionError",
     "POSKeyError",
+    "Packing",
     "PermissionDenied",
     "ReadConflictError",
     "ReadOnlyError",
@@ -47,6 +48,7 @@ __all__ = [
     "TooLarge",
     "TooOld",
     "Unavailable",
+    "Unreadable",
     "Unsupported",
     "Usage",
     "VoteLost",
@@ -157,6 +159,10 @@ class Failed(DHTError):
     """An operation failed for a reason that has no class here; the text has it. The peer goes on."""
 
 
+class Packing(DHTError):
+    """Another pack of this database is under way."""
+
+
 class NotAPeerDirectory(DHTError):
     """The path is a file, or a directory of something else, or there is nothing and `create` is off."""
 
@@ -193,6 +199,10 @@ class NotAPrefix(DHTError):
     """The destination of a copy has a history that is no beginning of the source's. Nothing was written."""
 
 
+class Unreadable(DHTError):
+    """The source of a copy is damaged, or can't be read; what comes before that was copied. The text says where."""
+
+
 class Mismatch(DHTError):
     """A copy differs from its source; the text says where."""
 
@@ -201,6 +211,10 @@ CODES: dict[str, Any] = {
     "not_found": POSKeyError,
     # The object exists, but not at the reader's snapshot: as with ZODB's own adapter a repetition helps.
     "no_revision": ReadConflictError,
+    # Below the position that the database was packed to, at a snapshot that is older.
+    "packed": ReadConflictError,
+    "behind": ReadConflictError,
+    "packing": Packing,
     "conflict": ConflictError,
     "read_conflict": ReadConflictError,
     "unavailable": Unavailable,

@@ -1,8 +1,13 @@
-"""Transactions and their records in order of tid (IStorageIteration), current records in order of oid."""
+"""Transactions and their records in order of tid (IStorageIteration), current records in order of oid.
+
+Transactions are read in pieces of consecutive ones, the records of one piece in the order of the rows. While a piece is
+used the next one is read by a thread of the iterator's own, which ends with the iterator.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import zope.interface
@@ -15,7 +20,7 @@ from .peer import p64, u64
 TRANSACTIONS_AT_ONCE = 200
 RECORDS_AT_ONCE = 2000
 BYTES_AT_ONCE = 16 << 20
-"""Records are read ahead, in the order of the rows rather than one by one: up to so many, or of so much data."""
+"""A piece has so many transactions or records at most, but one transaction; what exceeds the bytes is read later."""
 CURRENT_AT_ONCE = 100
 
 Data = bytes | bool | None
@@ -54,61 +59,107 @@ class Record(DataRecord):  # type: ignore[misc]
 class Transaction(TransactionRecord):  # type: ignore[misc]
     """A committed transaction. Its records are read while they are iterated, as often as wanted."""
 
-    def __init__(self, window: Window, index: int) -> None:
-        super().__init__(*window.headers[index][:5])
-        self._window = window
+    def __init__(self, piece: Piece, index: int) -> None:
+        super().__init__(*piece.headers[index][:5])
+        self._piece = piece
         self._index = index
 
     def __iter__(self) -> Iterator[Record]:
         tid = self.tid
-        repeats = Repeats(self._window.node, self._window.headers[self._index][-1], tid)
-        for oid, data in self._window.records(self._index):
+        repeats = Repeats(self._piece.node, self._piece.headers[self._index][-1], tid)
+        for oid, data in self._piece.records(self._index):
             if not isinstance(data, bool):  # else packed away since the iteration began
                 yield Record(oid, tid, data, repeats)
 
 
-class Window:
-    """Consecutive transactions, and the records of some that were read ahead. One thread at a time, as an iterator."""
+class Piece:
+    """Consecutive transactions, and such of their records as were read and not used yet. One thread at a time."""
 
-    def __init__(self, node: Node, headers: list[Header]) -> None:
-        self.node = node
+    def __init__(self, pieces: Pieces, headers: list[Header]) -> None:
+        self._pieces = pieces
+        self.node = pieces.node
         self.headers = headers
-        self._ahead: dict[int, list[Data]] = {}  # by index; whole transactions
+        self._found: dict[int, list[Data]] = {}  # by index
+
+    def read(self, index: int = 0) -> None:
+        """Read records of the transaction and of those behind it."""
+        headers = self.headers[index:]
+        keys = b"".join([_keys(header[0], header[-1][:RECORDS_AT_ONCE]) for header in headers])
+        data = self.node.load_revisions(keys, BYTES_AT_ONCE) if keys else []
+        self._found, start = {}, 0
+        for behind, header in enumerate(headers, index):
+            found = data[start : start + len(header[-1])]
+            if len(found) < len(header[-1]) and behind > index:
+                break
+            self._found[behind] = found
+            start += len(header[-1])
 
     def records(self, index: int) -> Iterator[tuple[bytes, Data]]:
         """(oid, data) of a transaction's records."""
-        oids = self.headers[index][-1]
-        found = self._ahead.pop(index, None)
-        if found is None:
-            found = self._read(index)
+        if index not in self._found:
+            self.read(index)
+        self._pieces.read_ahead(self)
+        tid, *_, oids = self.headers[index]
+        found = self._found.pop(index)
         yield from zip(oids, found, strict=False)
         while len(found) < len(oids):  # a large transaction
             oids = oids[len(found) :]
-            keys = _keys(self.headers[index][0], oids[:RECORDS_AT_ONCE])
-            found = self.node.load_revisions(keys, BYTES_AT_ONCE)
+            found = self.node.load_revisions(_keys(tid, oids[:RECORDS_AT_ONCE]), BYTES_AT_ONCE)
             yield from zip(oids, found, strict=False)
 
-    def _read(self, index: int) -> list[Data]:
-        """Records of the transaction, the first ones if it is large, else also those of the ones behind it."""
-        self._ahead.clear()
-        keys, count, last = [], 0, index
-        for header in self.headers[index:]:
-            oids = header[-1][: RECORDS_AT_ONCE - count]
-            keys.append(_keys(header[0], oids))
-            count += len(oids)
-            if count == RECORDS_AT_ONCE:
+
+class Pieces:
+    """All pieces of an iteration, in order. next() and read_ahead() are its iterator's to call, from one thread."""
+
+    def __init__(self, node: Node, start: bytes, stop: bytes) -> None:
+        self.node = node
+        self._start = start
+        self._stop = stop
+        self._headers: list[Header] = []  # read, and not in a piece yet
+        self._more = True
+        self._last: Piece | None = None
+        self._ahead: Future[Piece] | None = None
+        self._thread: ThreadPoolExecutor | None = None  # made by the first read_ahead, whose tasks do not overlap
+
+    def next(self) -> Piece:
+        """The next piece; it has no transactions at the end."""
+        ahead, self._ahead = self._ahead, None
+        self._last = self._take() if ahead is None else ahead.result()
+        return self._last
+
+    def read_ahead(self, piece: Piece) -> None:
+        """Begin to read the piece after the newest, whose records are in use."""
+        if piece is not self._last or self._ahead is not None:
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "zodb_dht iterator")
+        self._ahead = self._thread.submit(self._take_and_read)
+
+    def close(self) -> None:
+        """End the thread. Transactions that were handed out can be iterated still."""
+        self._last = None
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _take_and_read(self) -> Piece:
+        piece = self._take()
+        piece.read()
+        return piece
+
+    def _take(self) -> Piece:
+        if not self._headers and self._more and self._start <= self._stop:
+            self._headers = self.node.transactions(self._start, self._stop, TRANSACTIONS_AT_ONCE)
+            self._more = len(self._headers) == TRANSACTIONS_AT_ONCE
+            if self._more:
+                self._start = p64(u64(self._headers[-1][0]) + 1)
+        count = records = 0
+        for header in self._headers:
+            records += len(header[-1])
+            if count and records > RECORDS_AT_ONCE:
                 break
-            last += 1
-        found = self.node.load_revisions(b"".join(keys), BYTES_AT_ONCE) if count else []
-        own = len(self.headers[index][-1])
-        start = own
-        for behind in range(index + 1, min(last + 1, len(self.headers))):
-            stop = start + len(self.headers[behind][-1])
-            if stop > len(found):
-                break
-            self._ahead[behind] = found[start:stop]
-            start = stop
-        return found[:own]
+            count += 1
+        piece, self._headers = Piece(self, self._headers[:count]), self._headers[count:]
+        return piece
 
 
 def _keys(tid: bytes, oids: list[bytes]) -> bytes:
@@ -118,18 +169,16 @@ def _keys(tid: bytes, oids: list[bytes]) -> bytes:
 def transactions(node: Node, start: bytes | None, stop: bytes | None) -> Iterator[Transaction]:
     """Those with start <= tid <= stop that are committed now; what is committed later is not seen."""
     last = node.last_tid()
-    return _transactions(node, start or p64(0), last if stop is None else min(stop, last))
+    return _transactions(Pieces(node, start or p64(0), last if stop is None else min(stop, last)))
 
 
-def _transactions(node: Node, start: bytes, stop: bytes) -> Iterator[Transaction]:
-    while start <= stop:
-        headers = node.transactions(start, stop, TRANSACTIONS_AT_ONCE)
-        window = Window(node, headers)
-        for index in range(len(headers)):
-            yield Transaction(window, index)
-        if len(headers) < TRANSACTIONS_AT_ONCE:
-            return
-        start = p64(u64(headers[-1][0]) + 1)
+def _transactions(pieces: Pieces) -> Iterator[Transaction]:
+    try:
+        while (piece := pieces.next()).headers:
+            for index in range(len(piece.headers)):
+                yield Transaction(piece, index)
+    finally:
+        pieces.close()
 
 
 class Cursor(bytes):

@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from .errors import OptionError
+from .errors import OptionError, Unreadable
 
 DATA_FS = (b"FS21", b"FS30")
 """What a FileStorage's file begins with, written by Python 2 or 3."""
@@ -45,7 +45,10 @@ def open_place(place: str, *, write: bool = False, section: str | None = None) -
 def _data_fs(place: str, write: bool) -> Any:
     from ZODB.FileStorage import FileStorage
 
-    return FileStorage(os.path.abspath(place), read_only=not write)
+    try:
+        return FileStorage(os.path.abspath(place), read_only=not write)
+    except Exception as e:  # damage has many classes, some of them that of a wrong value
+        raise Unreadable(f"{place}: it can't be opened: {e or type(e).__name__}") from e
 
 
 def _uri(place: str) -> Any:

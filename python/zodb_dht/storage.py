@@ -70,6 +70,8 @@ class DHTStorage(Reader):
         vote_wait: float | str = Settings.vote_wait,
         lease: float | str = Settings.lease,
         finish_timeout: float | str = Settings.finish_timeout,
+        pack_gc: bool = Settings.pack_gc,
+        pack_wait: float | str = Settings.pack_wait,
         blob_dir: str | os.PathLike[str] | None = Settings.blob_dir,
         name: str | None = Settings.name,
     ) -> None:
@@ -84,6 +86,8 @@ class DHTStorage(Reader):
                 "vote-wait": vote_wait,
                 "lease": lease,
                 "finish-timeout": finish_timeout,
+                "pack-gc": pack_gc,
+                "pack-wait": pack_wait,
                 "blob-dir": blob_dir,
                 "name": name,
             }

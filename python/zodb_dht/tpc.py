@@ -10,6 +10,7 @@ reserves what a transaction writes at its vote, and the log's Apply decides.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -75,8 +76,9 @@ class Begun(Phase):
 
     name = "not voted yet"
 
-    def __init__(self, peer: Peer, transaction: Any) -> None:
+    def __init__(self, peer: Peer, transaction: Any, snapshot: bytes = z64) -> None:
         super().__init__(peer, transaction)
+        self.snapshot = snapshot
         # By oid: (oid, base, data), None for a deletion.
         self.writes: dict[bytes, Write] = {}
         self.reads: dict[bytes, bytes] = {}  # serial by oid
@@ -184,7 +186,12 @@ class Begun(Phase):
     def _ask(self) -> list[Conflict]:
         try:
             return self.peer.node.vote(
-                self.txn_id, *metadata(self.transaction), list(self.writes.values()), list(self.reads.items())
+                self.txn_id,
+                self.snapshot,
+                int(time.time() * 1e9),  # ZODB's clock: an application's tests may have set it
+                *metadata(self.transaction),
+                list(self.writes.values()),
+                list(self.reads.items()),
             )
         except ReadConflictError as e:
             if e.oid in self.reads and e.serials is None:

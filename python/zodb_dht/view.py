@@ -10,6 +10,7 @@ import zope.interface
 from ZODB.interfaces import (
     IExternalGC,
     IMultiCommitStorage,
+    IMVCCAfterCompletionStorage,
     IMVCCPrefetchStorage,
     IStorageCurrentRecordIteration,
     IStorageUndoable,
@@ -31,6 +32,7 @@ PREFETCH_AT_ONCE = 10_000
 @zope.interface.implementer(
     IExternalGC,
     IMultiCommitStorage,
+    IMVCCAfterCompletionStorage,
     IMVCCPrefetchStorage,
     IStorageCurrentRecordIteration,
     IStorageUndoable,
@@ -78,6 +80,11 @@ class DHTView(Reader):
         own, self._own = self._own, []
         return view.advance(own)
 
+    def afterCompletion(self) -> None:
+        """The transaction is over: its snapshot holds no pack back. It is read on from only by who begins none."""
+        if self._view is not None:
+            self._view.unpin()
+
     def load(self, oid: bytes, version: str = "") -> Revision:
         # Written out, since putting the native method itself on the instance gained 10 of 190 ns.
         view = self._view
@@ -103,6 +110,9 @@ class DHTView(Reader):
         self._view = view
         self._own.clear()
         return view
+
+    def _snapshot(self) -> bytes:
+        return super()._snapshot() if self._view is None else self._view.at
 
     def _committed(self, tid: bytes) -> None:
         if self._view is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NoReturn
+from typing import Any
 
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.utils import oid_repr, z64
 
+from . import packing
 from .config import Settings
 from .errors import (
     Closed,
@@ -44,6 +45,10 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
     def getTid(self, oid: bytes) -> bytes:
         """The serial of the current revision; POSKeyError."""
         raise NotImplementedError
+
+    def _snapshot(self) -> bytes:
+        """What a transaction that begins now has seen; z64 if that is not known."""
+        return z64  # type: ignore[no-any-return]
 
     def _committed(self, tid: bytes) -> None:
         """This storage's own tpc_finish returned tid."""
@@ -92,7 +97,11 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         if id(transaction) in self._phases:
             raise StorageTransactionError("tpc_begin: this transaction has begun already")
         peer = self._peer
-        begun = Begun(peer, transaction) if tid is None else Restoring(peer, transaction, _serial(tid), status)
+        begun = (
+            Begun(peer, transaction, self._snapshot())
+            if tid is None
+            else Restoring(peer, transaction, _serial(tid), status)
+        )
         begun.resolve = vars(self).get("tryToResolveConflict")  # a ZEO server puts its own there
         self._phases[id(transaction)] = begun
 
@@ -152,8 +161,16 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
             raise ConflictError(oid=oid, serials=(serial, oldserial))
         phase.delete(oid, serial)
 
-    def pack(self, pack_time: float, referencesf: object) -> NoReturn:
-        raise Unsupported("pack is not supported by this version of zodb_dht")
+    def pack(self, pack_time: float, referencesf: packing.References | None, gc: bool | None = None) -> None:
+        """Delete what is superseded at pack_time (seconds since the epoch) and, unless gc is off, what no root reaches.
+
+        Returns when it is deleted and the files have shrunk. Packing: another pack is under way.
+        """
+        if self._read_only:
+            raise ReadOnlyError
+        if gc is None:
+            gc = self._settings.pack_gc
+        packing.pack(self._peer.node, packing.tid_of(pack_time), referencesf if gc else None)
 
     def _check_data(self, oid: bytes, data: bytes) -> None:
         _oid(oid)

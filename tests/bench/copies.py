@@ -1,4 +1,4 @@
-"""Imports by copyTransactionsFrom: the measured one of a catalog, and those that make the databases of the others."""
+"""Copies by copyTransactionsFrom: the measured ones of a catalog, and those that make the databases of the others."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def import_catalog(spec: storages.Spec, source: str) -> Results:
     other.close()
     yield "import", copied - start
     yield "import-closed", closed - start
+
+
+def export_catalog(spec: storages.Spec, target: str) -> Results:
+    """A storage that has the catalog into a new FileStorage; of FileStorage itself, the figure to compare with."""
+    from ZODB.FileStorage import FileStorage
+
+    os.makedirs(target)
+    with storages.opened(spec) as storage:
+        other = FileStorage(os.path.join(target, "Data.fs"))
+        start = time.perf_counter()
+        other.copyTransactionsFrom(storage)
+        yield "export", time.perf_counter() - start
+        other.close()
 
 
 def count(spec: storages.Spec, source: str) -> Results:

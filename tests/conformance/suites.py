@@ -1,4 +1,4 @@
-"""Which of ZODB's and ZEO's own suites run on DHTStorage, and which of their tests wait for pack and blobs."""
+"""Which of ZODB's and ZEO's own suites run on DHTStorage, and which of their tests wait for blobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ SUITES: tuple[type, ...] = (
     ReadOnlyStorage.ReadOnlyStorage,
     RecoveryStorage.RecoveryStorage,
     RevisionStorage.RevisionStorage,
+    PackableStorage.PackableStorage,
+    PackableStorage.PackableStorageWithOptionalGC,
     HistoryStorage.HistoryStorage,
+    PackableStorage.PackableUndoStorage,
     testZODB.ZODBTests,
     CommitLockTests.CommitLockVoteTests,
     ThreadTests.ThreadTests,
@@ -51,21 +54,11 @@ SUITES: tuple[type, ...] = (
 )
 
 # Tests of the suites above that can't run yet.
-WAITING: dict[str, str] = {
-    "RecoveryStorage.testRestoreAcrossPack": "pack",
-    "RecoveryStorage.testPackWithGCOnDestinationAfterRestore": "pack",
-    "TransactionalUndoStorage.testTransactionalUndoAfterPack": "pack",
-    "TransactionalUndoStorage.testTransactionalUndoAfterPackWithObjectUnlinkFromRoot": "pack",
-    "TransactionalUndoStorage.testPackAfterUndoDeletion": "pack",
-    "TransactionalUndoStorage.testPackAfterUndoManyTimes": "pack",
-}
+WAITING: dict[str, str] = {}
 
 # Suites about nothing but what can't run yet. ZODB.tests.testblob.storage_reusable_suite, for blobs, is a function, and
 # so is PackableStorage.IExternalGC_suite, which packs and stores a blob.
-WAITING_SUITES: dict[type, str] = {
-    PackableStorage.PackableStorageWithOptionalGC: "pack",
-    PackableStorage.PackableUndoStorage: "pack",
-}
+WAITING_SUITES: dict[type, str] = {}
 
 
 def tests_of(suite: type) -> list[str]:

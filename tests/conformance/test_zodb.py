@@ -12,6 +12,7 @@ from ZODB.tests import (
     HistoryStorage,
     IteratorStorage,
     MTStorage,
+    PackableStorage,
     PersistentStorage,
     ReadOnlyStorage,
     RecoveryStorage,
@@ -43,6 +44,8 @@ class TestStorage(
     MTStorage.MTStorage,
     ReadOnlyStorage.ReadOnlyStorage,
     testMVCCMappingStorage.MVCCTests,
+    PackableStorage.PackableStorageWithOptionalGC,
+    PackableStorage.PackableUndoStorage,
 ):
     """The storage as an application opens it."""
 

@@ -17,12 +17,12 @@ one, two, t16 = b"\\0" * 7 + b"\\1", b"\\0" * 7 + b"\\2", b"t" * 16
 args = {
     "view": (), "load_before": (one, two), "load_serial": (one, two), "load_many": ([one], two), "history": (one, 1),
     "load_revisions": (one + two, 1), "transactions_backwards": (one, two, 1),
-    "current": (one, 1), "repeats": ([one], two),
-    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,), "vote": (t16, b"", b"", b"", [], []),
+    "current": (one, 1), "repeats": ([one], two), "pack_begin": (one, True), "pack_step": (b"",), "pack_end": (),
+    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,), "vote": (t16, one, 0, b"", b"", b"", [], []),
     "finish": (t16, False), "publish": (one,), "abort": (t16,), "restore": (t16, one, " ", b"", b"", b"", []),
     "drain": (),     "outcome": (t16,), "close": (),
 }
-of_view = {"load": (one,), "load_before": (one, two), "prefetch": ([one],), "advance": ((),)}
+of_view = {"load": (one,), "load_before": (one, two), "prefetch": ([one],), "advance": ((),), "unpin": ()}
 public = lambda t: {n for n in dir(t) if not n.startswith("_")}
 assert public(_core.Node) == set(args), public(_core.Node) ^ set(args)
 assert public(_core.View) == set(of_view) | {"at"}, public(_core.View)
@@ -72,16 +72,16 @@ from zodb_dht import DHTStorage
 storage = DHTStorage("peer", vote_wait=50, lease=50)
 node = storage._peer.node
 write = [(p64(1), z64, b"data")]
-node.vote(b"a" * 16, b"", b"", b"", write, [])
+node.vote(b"a" * 16, b"\\0" * 8, 0, b"", b"", b"", write, [])
 for n in range(3):
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
-        node.vote(b"b" * 16, b"", b"", b"", write, [])
+        node.vote(b"b" * 16, b"\\0" * 8, 0, b"", b"", b"", write, [])
     except KeyboardInterrupt:
         continue
     raise AssertionError("the vote was not interrupted")
 tid = node.finish(b"a" * 16, False)
-assert node.vote(b"c" * 16, b"", b"", b"", [(p64(1), tid, b"more")], []) == []
+assert node.vote(b"c" * 16, b"\\0" * 8, 0, b"", b"", b"", [(p64(1), tid, b"more")], []) == []
 node.finish(b"c" * 16, False)
 assert storage.load(p64(1))[0] == b"more"
 storage.close()
@@ -111,8 +111,9 @@ good = {
     (node, "view"): (b8,), (node, "load_before"): (b8, b8), (node, "load_serial"): (b8, b8),
     (node, "load_many"): ([b8], b8), (node, "load_revisions"): (b8 + b8, 1), (node, "current"): (b8, 1),
     (node, "transactions_backwards"): (b8, b8, 1), (node, "repeats"): ([b8], b8),
+    (node, "pack_begin"): (b8, True), (node, "pack_step"): (b"",), (node, "pack_end"): (), (view, "unpin"): (),
     (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
-    (node, "new_oids"): (1,), (node, "vote"): (b16, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
+    (node, "new_oids"): (1,), (node, "vote"): (b16, b8, 0, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
     (node, "finish"): (b16, False),
     (node, "publish"): (b8,), (node, "abort"): (b16,), (node, "restore"): (b16, b8, " ", b"", b"", b"", [(b8, b"")]),
     (node, "drain"): (), (node, "outcome"): (b16,), (view, "load"): (b8,), (view, "load_before"): (b8, b8),
@@ -148,7 +149,7 @@ for make in (_core.Node, _core.View):
     except TypeError:
         refused += 1
 assert refused > 300, refused
-node.vote(b"z" * 16, b"", b"", b"", [(b"\\0" * 6 + b"\\7\\7", b"\\0" * 8, b"data")], [])
+node.vote(b"z" * 16, b"\\0" * 8, 0, b"", b"", b"", [(b"\\0" * 6 + b"\\7\\7", b"\\0" * 8, b"data")], [])
 node.finish(b"z" * 16, False)
 storage.close()
 print("done")
@@ -177,7 +178,7 @@ for round in range(5):
         calls = [lambda: node.stats(), lambda: node.load_many([p64(1)], p64(99)),
                  lambda: view.advance(()), lambda: node.last_tid(),
                  lambda: node.new_oids(1),
-                 lambda: node.vote(p64(thread) + p64(n), b"", b"", b"", [(p64(1 + thread), z64, b"x")], []),
+                 lambda: node.vote(p64(thread) + p64(n), b"\\0" * 8, 0, b"", b"", b"", [(p64(1 + thread), z64, b"x")], []),
                  lambda: node.abort(p64(thread) + p64(n))]
         begun.wait()
         try:

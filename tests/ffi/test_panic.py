@@ -34,7 +34,7 @@ name, want = sys.argv[1:]
 storage, other = DHTStorage("peer"), DHTStorage("other")
 
 def vote(storage, oid, id, serial=z64):
-    return storage._peer.node.vote(id * 16, b"", b"", b"", [(oid, serial, b"data")], [])
+    return storage._peer.node.vote(id * 16, b"\\0" * 8, 0, b"", b"", b"", [(oid, serial, b"data")], [])
 
 oid = p64(7)
 vote(storage, oid, b"a")

@@ -258,3 +258,40 @@ def test_progress_is_drawn_on_a_terminal_only(without_tqdm: bool, monkeypatch: p
             bar.step("verify", p64(1 << 60))
         assert bool(stream.getvalue()) == stream.isatty()
         assert ("verify" in stream.getvalue()) == stream.isatty()
+
+
+DAMAGE = b"\xff" * 60
+
+
+def damaged(site: Callable[[int], Path], at: str) -> tuple[Path, bytes]:
+    """A Data.fs of 21 transactions whose eleventh is damaged at its header, or at a record's; its tid."""
+    source = site(20)
+    with closing(FileStorage(str(source), read_only=True)) as storage:
+        iterator = storage.iterator()
+        for _ in range(11):
+            victim = next(iterator)
+        position = victim._tpos if at == "header" else victim._pos
+        iterator.close()
+    with source.open("r+b") as f:
+        f.seek(position + 8 if at == "header" else position)
+        f.write(DAMAGE[:9] if at == "header" else DAMAGE)
+    return source, victim.tid
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("at", ["header", "record"])
+def test_a_damaged_source_is_named_and_what_comes_before_is_kept(
+    at: str, index: bool, site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, tid = damaged(site, at)
+    if not index:
+        Path(f"{source}.index").unlink()
+    peer = tmp_path / "peer"
+    for _ in range(2):
+        code, out, err = run(capsys, "import", source, peer)
+        assert (code, out) == (1, "")
+        assert str(source) in err or tid.hex() in err or "after transaction" in err
+    if index:  # else FileStorage itself refuses the file
+        storage = DHTStorage(peer)
+        assert storage.lastTransaction() < tid and len(list(storage.iterator())) == 10
+        storage.close()

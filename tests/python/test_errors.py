@@ -19,7 +19,18 @@ HASH = hashlib.sha256(b"hello world").digest()
 DETAILS = {"oid": OID, "tid": TID, "serial": SERIAL, "committed": TID, "txn": TXN, "pid": 4711, "hash": HASH}
 
 # What `transaction` and Zope repeat. The others must never be: their outcome is unknown, or the same again.
-TRANSIENT = {"conflict", "read_conflict", "no_revision", "unavailable", "busy", "vote_lost", "too_old", "interrupted"}
+TRANSIENT = {
+    "conflict",
+    "read_conflict",
+    "no_revision",
+    "packed",
+    "behind",
+    "unavailable",
+    "busy",
+    "vote_lost",
+    "too_old",
+    "interrupted",
+}
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 from ZODB import interfaces
-from ZODB.tests.MinPO import MinPO
 from zodb_dht import DHTStorage
-from zodb_dht.errors import Unsupported
 from zope.interface import providedBy
 from zope.interface.verify import verifyObject
 
@@ -52,12 +49,6 @@ def test_iterated_transactions_and_records_keep_theirs(storage: DHTStorage) -> N
     verifyObject(interfaces.IStorageTransactionInformation, found)
     (record,) = found
     verifyObject(interfaces.IStorageRecordInformation, record)
-
-
-def test_what_comes_later_says_so(storage: DHTStorage) -> None:
-    for one in (storage, storage.new_instance()):
-        with pytest.raises(Unsupported, match="pack"):
-            one.pack(0.0, MinPO)
 
 
 def test_the_sort_key_comes_before_those_of_other_resource_managers(storage: DHTStorage) -> None:

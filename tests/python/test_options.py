@@ -29,6 +29,8 @@ OTHERS: dict[str, tuple[str, Any]] = {
     "vote-wait": ("500ms", 0.5),
     "lease": ("1m", 60.0),
     "finish-timeout": ("2.5s", 2.5),
+    "pack-gc": ("off", False),
+    "pack-wait": ("2m", 120.0),
     "blob-dir": ("/blobs", "/blobs"),
     "name": ("main", "main"),
 }
@@ -172,6 +174,8 @@ def test_the_core_gets_what_it_knows() -> None:
         "vote-wait": 0.5,
         "lease": 10.0,
         "finish-timeout": 30.0,
+        "pack-gc": True,
+        "pack-wait": 60.0,
     }
 
 

@@ -1,0 +1,270 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// ErrPacking says that a pack is under way.
+var ErrPacking = errors.New("already packing")
+
+// The phases of a pack, in order. Until the horizon is in the log a pack has changed nothing; from then on its sweep is finished
+// by whoever opens the peer next.
+const (
+	phaseSurvey  = "survey"  // which objects are concerned
+	phaseMark    = "mark"    // what can be reached: records go out, references come in
+	phaseWait    = "wait"    // for readers of older snapshots, up to pack-wait
+	phaseLog     = "log"     // the horizon
+	phaseList    = "list"    // garbage lists; back to phaseMark for what was committed meanwhile
+	phaseSweep   = "sweep"   // rows are deleted
+	phaseCompact = "compact" // the files shrink
+)
+
+// PackStep is how far a pack is.
+type PackStep struct {
+	Phase       string
+	Done, Total uint64 // of the phase's objects, as far as they are known
+	Finished    bool
+	// Records are to be searched for references, which go into the next step. The caller owns them.
+	Records []index.Revision
+}
+
+const (
+	stepRows  = 1 << 17                // rows of a survey's step
+	stepBytes = 1 << 20                // of the records that a step hands out
+	stepWait  = 250 * time.Millisecond // what a step waits at most, so that its caller can show progress and be interrupted
+	// strictTries is how often a list that commits overtook is tried again as it is; then it goes fenced, which ends under
+	// constant commits. maxTries is for commits that declare no snapshot and keep coming.
+	strictTries = 4
+	maxTries    = 1000
+)
+
+// packing is the one pack that may be under way.
+type packing struct {
+	mu  sync.Mutex // guards job, and is held by each step
+	job *packJob
+}
+
+type packJob struct {
+	to     zodb.Tid
+	gc     bool
+	thread uint64
+	phase  string
+	survey *index.Survey
+	marks  *index.Marks
+	until  time.Time // the end of phaseWait
+	next   zodb.Oid  // where the next garbage list begins
+	tries  int
+	run    uint64 // the sweeper's, before ours
+	only   bool   // the sweep is all that there is to do, or is left
+}
+
+// look begins the survey.
+func (j *packJob) look(n *Node) {
+	n.sweep.hold()
+	j.phase, j.survey = phaseSurvey, n.store.NewSurvey(j.to)
+}
+
+// PackBegin starts a pack to the position `to`, or to the last transaction if that is older; gc: objects that the root does
+// not reach go, too. false: there is nothing to do, as after a later pack. ErrPacking: another one is under way. thread is the
+// caller's, for Pin.
+func (n *Node) PackBegin(_ context.Context, to zodb.Tid, gc bool, thread uint64) (bool, error) {
+	if err := n.enterWrite(); err != nil {
+		return false, err
+	}
+	defer n.calls.RUnlock()
+	n.pack.mu.Lock()
+	defer n.pack.mu.Unlock()
+	if n.pack.job != nil {
+		return false, ErrPacking
+	}
+	to = min(to, n.Visible())
+	st := n.store.Stats()
+	job := &packJob{to: to, gc: gc, thread: thread, phase: phaseSurvey}
+	// What an earlier pack left is swept first: a survey would take rows for current that are garbage already.
+	sweep, compact := n.store.Unswept()
+	job.only = to < st.Horizon || to == st.Horizon && (!gc || st.Fence >= to)
+	switch {
+	case job.only && !sweep && !compact:
+		return false, nil
+	case job.only || sweep:
+		job.phase = phaseSweep
+		job.run = n.sweep.release(nil, 0)
+	default:
+		job.look(n)
+	}
+	n.pack.job = job
+	return true, nil
+}
+
+// PackEnd gives a pack up, wherever it is; after its last step it does nothing.
+func (n *Node) PackEnd() {
+	n.pack.mu.Lock()
+	defer n.pack.mu.Unlock()
+	if n.pack.job != nil {
+		n.pack.job = nil
+		n.sweep.release(nil, 0)
+	}
+}
+
+// PackStep takes a pack a little further: refs are the references in the records of the step before. An error ends it;
+// *index.Corrupt names what can't be read: then nothing was deleted.
+func (n *Node) PackStep(ctx context.Context, refs []zodb.Oid) (step PackStep, err error) {
+	if err := n.enterWrite(); err != nil {
+		return step, err
+	}
+	defer n.calls.RUnlock()
+	n.pack.mu.Lock()
+	defer n.pack.mu.Unlock()
+	job := n.pack.job
+	if job == nil {
+		return step, fmt.Errorf("%w: no pack is under way", ErrUsage)
+	}
+	switch job.phase {
+	case phaseSurvey:
+		step, err = job.lookAround(ctx, n)
+	case phaseMark:
+		step, err = job.mark(ctx, refs, n)
+	case phaseWait:
+		step, err = job.wait(ctx, n)
+	case phaseLog:
+		step, err = job.log(ctx, n)
+	case phaseList:
+		step, err = job.list(ctx, refs, n)
+	case phaseSweep:
+		step, err = job.sweep(ctx, n)
+	}
+	if err != nil {
+		err = fmt.Errorf("pack to %s: %w", job.to, err)
+	}
+	if err != nil || step.Finished {
+		n.pack.job = nil
+		n.sweep.release(nil, 0)
+	}
+	return step, err
+}
+
+func (j *packJob) lookAround(ctx context.Context, n *Node) (PackStep, error) {
+	done, err := j.survey.Scan(ctx, stepRows)
+	if err != nil {
+		return PackStep{}, err
+	}
+	step := PackStep{Phase: phaseSurvey, Done: j.survey.Rows(), Total: n.store.Stats().Records}
+	if !done {
+		return step, nil
+	}
+	j.begin(phaseWait, n)
+	if j.gc {
+		j.phase = phaseMark
+		j.marks, err = n.store.NewMarks(j.survey)
+	}
+	return step, err
+}
+
+func (j *packJob) begin(phase string, n *Node) {
+	j.phase = phase
+	j.until = time.Now().Add(time.Duration(n.cfg.PackWait))
+}
+
+// records hands out what there is to search.
+func (j *packJob) records(ctx context.Context, refs []zodb.Oid, n *Node) (step PackStep, err error) {
+	j.marks.Refer(refs)
+	step.Phase = phaseMark
+	step.Records, err = j.marks.Next(ctx, stepBytes)
+	if last := n.store.Stats().LastTid; err == nil && len(step.Records) == 0 && last > j.marks.Scanned() {
+		if err = j.marks.Follow(last); err == nil {
+			step.Records, err = j.marks.Next(ctx, stepBytes)
+		}
+	}
+	step.Done, step.Total = j.marks.Progress()
+	return step, err
+}
+
+func (j *packJob) mark(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep, error) {
+	step, err := j.records(ctx, refs, n)
+	if err == nil && len(step.Records) == 0 {
+		j.begin(phaseWait, n)
+	}
+	return step, err
+}
+
+func (j *packJob) wait(ctx context.Context, n *Node) (PackStep, error) {
+	left, err := n.pins.wait(ctx, j.to, j.thread, max(0, min(stepWait, time.Until(j.until))))
+	if err != nil {
+		return PackStep{}, err
+	}
+	if left > 0 && time.Now().Before(j.until) {
+		return PackStep{Phase: phaseWait, Total: uint64(left)}, nil
+	}
+	if left > 0 {
+		n.cfg.Logger.Warn("a pack does not wait any longer for readers of older snapshots", "readers", left, "horizon", j.to.String())
+	}
+	j.phase = phaseLog
+	return PackStep{Phase: phaseWait}, nil
+}
+
+func (j *packJob) log(ctx context.Context, n *Node) (PackStep, error) {
+	if _, err := n.log.Horizon(ctx, j.to, j.gc); err != nil {
+		return PackStep{}, fmt.Errorf("log the horizon: %w", err)
+	}
+	if j.gc {
+		j.phase = phaseList
+	} else {
+		j.toSweep(n)
+	}
+	return PackStep{Phase: phaseLog}, nil
+}
+
+func (j *packJob) toSweep(n *Node) {
+	j.phase, j.only = phaseSweep, true
+	j.run = n.sweep.release(j.survey, j.to)
+}
+
+// list logs garbage lists, and searches what was committed since, in turns.
+func (j *packJob) list(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep, error) {
+	for begun := time.Now(); time.Since(begun) < stepWait; refs = nil {
+		step, err := j.records(ctx, refs, n)
+		if err != nil || len(step.Records) > 0 {
+			return step, err
+		}
+		list, next, err := j.marks.Garbage(j.next)
+		if err != nil {
+			return step, err
+		}
+		if len(list.Objects) == 0 {
+			j.toSweep(n)
+			return PackStep{Phase: phaseList}, nil
+		}
+		list.Fenced = j.tries >= strictTries
+		o, err := n.log.Garbage(ctx, &list)
+		if err != nil {
+			return step, fmt.Errorf("log a list of %d objects: %w", len(list.Objects), err)
+		}
+		if o.Verdict == index.Collected {
+			j.next, j.tries = next, 0
+		} else if j.tries++; j.tries > maxTries {
+			return step, fmt.Errorf("commits that declare no snapshot keep coming: %w", replica.ErrBusy)
+		}
+	}
+	done, total := j.marks.Progress()
+	return PackStep{Phase: phaseList, Done: done, Total: total}, nil
+}
+
+func (j *packJob) sweep(ctx context.Context, n *Node) (PackStep, error) {
+	step, finished, err := n.sweep.await(ctx, j.run, stepWait)
+	switch {
+	case err != nil || !finished:
+	case j.only:
+		step.Finished = true
+	default:
+		j.look(n)
+	}
+	return step, err
+}

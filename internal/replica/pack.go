@@ -1,0 +1,29 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// Horizon takes a pack's horizon through the log; see index.AppendHorizon. After an error it may have been logged: repeating it
+// does no harm.
+func (r *Replica) Horizon(ctx context.Context, to zodb.Tid, fence bool) (index.Outcome, error) {
+	return r.idempotent(ctx, func(id zodb.TxnID) []byte { return index.AppendHorizon(nil, id, to, fence) })
+}
+
+// Garbage takes a garbage list through the log, as Horizon; the outcome's verdict is index.Collected or index.Rescan.
+func (r *Replica) Garbage(ctx context.Context, g *index.Garbage) (index.Outcome, error) {
+	return r.idempotent(ctx, func(id zodb.TxnID) []byte { return index.AppendGarbage(nil, id, g) })
+}
+
+// idempotent proposes an entry under an id of its own.
+func (r *Replica) idempotent(ctx context.Context, entry func(zodb.TxnID) []byte) (index.Outcome, error) {
+	var id zodb.TxnID
+	if _, err := rand.Read(id[:]); err != nil {
+		return index.Outcome{}, err
+	}
+	return r.decide(ctx, newProposal(id, entry(id)))
+}

@@ -86,6 +86,7 @@ class Life:
         digest = None if blob is None else content.sha256(blob)
         with self._lock:
             self.expected[path] = Item(body["@type"], body["title"], made["UID"], text, digest)
+            self.removed.discard(path)
         return path
 
     def folder(self, parent: str, item_id: str) -> str:
@@ -138,6 +139,7 @@ class Life:
         new = f"{folder}/{copied['target'].rpartition('/')[2]}"
         uid = self.call("GET", new)["UID"]
         self.expected[new] = dataclasses.replace(self.expected[path], uid=uid)
+        self.removed.discard(new)
         return new
 
     def delete(self, path: str) -> None:

@@ -1,8 +1,8 @@
 """A Plone site moves from Data.fs to a peer and back, as docs/plone.md says: python tests/zope/migrate.py [--size N]
 
 The site is the one that run.py left on FileStorage (else one lives first). Import, with a first copy before its last
-changes; verify; the site on the peer is read back, edited, and its database checked. Export into an empty Data.fs, and
-into the one that was imported: the sites on both are read back and checked.
+changes; verify; the site on the peer is read back, edited, and its database checked. Export into the Data.fs that was
+imported, and, after a pack, into an empty one: the sites on both are read back and checked.
 """
 
 from __future__ import annotations
@@ -98,11 +98,13 @@ def main() -> int:
     peer.change()
 
     back = Site(bin_dir, "back", FILESTORAGE, model)
-    for site in (back, old):
+    for site in (old, back):
+        if site is back:
+            say(f"pack: {command(bin_dir, 'pack', peer.files / 'peer')}")
         exported = command(bin_dir, "export", peer.files / "peer", site.section(), "--verify")
         say(f"export into {site.instance.directory.name}: {exported}")
         site.check()
-    print(f"migrated: {len(model)} items from Data.fs to a peer, into a new Data.fs and into the old one")
+    print(f"migrated: {len(model)} items from Data.fs to a peer, into the old Data.fs and, packed, into a new one")
     return 0
 
 

@@ -162,7 +162,7 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 		if v.readAll && err == nil {
 			v.report.Records++
 		}
-		rec.Writes = append(rec.Writes, zodb.Write{Oid: oid, Base: bases[i], Kind: rev.Kind, Hash: rev.Hash})
+		rec.Writes = append(rec.Writes, zodb.Write{Oid: oid, Base: bases[i], Kind: rev.Kind, Hash: rev.Hash, Blob: rev.Blob})
 		if err := v.step(); err != nil {
 			return err
 		}

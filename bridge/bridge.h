@@ -26,6 +26,8 @@ enum zd_op {
     ZD_PREFETCH,
     ZD_CLOSE,
     ZD_OPEN,
+    ZD_STAGE_BLOB,
+    ZD_BLOB_FILE,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

@@ -32,6 +32,8 @@ import (
 //	restore       txn id 16, tid, status 1, bytes user, description, extension, count 8 x (oid, ?bytes) -> nothing
 //	outcome       txn id 16                 -> verdict 1 (1 committed, 2 refused), tid | nothing: unknown
 //	advance       prev                      -> now, known 1, per change: oid, tid
+//	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing
+//	blob_file     oid, tid                  -> bytes path
 type request struct {
 	b   []byte
 	err error
@@ -248,6 +250,23 @@ func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {
 		return u64([]byte{1}, o.Tid), nil
 	}
 	return u64([]byte{2}, zodb.Tid(0)), nil
+}
+
+func (s service) stageBlob(ctx context.Context, r *request) ([]byte, error) {
+	id, oid, keep, path := r.id(), r.oid(), r.byte() != 0, string(r.field())
+	if r.err != nil {
+		return nil, r.err
+	}
+	return nil, s.n.StageBlob(ctx, id, oid, path, keep)
+}
+
+func (s service) blobFile(ctx context.Context, r *request) ([]byte, error) {
+	oid, tid := r.oid(), zodb.Tid(r.uint64())
+	path, err := s.n.BlobFile(ctx, oid, tid)
+	if err != nil {
+		return nil, aboutOid(oid, fmt.Errorf("blob of oid %s at tid %s: %w", oid, tid, err))
+	}
+	return appendBytes(nil, []byte(path)), nil
 }
 
 func (s service) advance(ctx context.Context, r *request) ([]byte, error) {

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zodb-dht/zodb_dht/internal/node"
-	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -140,6 +139,9 @@ type report struct {
 	Objects      uint64   `json:"objects"`
 	LastTid      string   `json:"last_tid"`
 	Digest       string   `json:"digest"`
+	Blobs        uint64   `json:"blobs"`
+	BlobSize     uint64   `json:"blob_size"`
+	Orphans      []string `json:"orphans"` // files that no revision has
 	Damaged      []damage `json:"damaged"`
 }
 
@@ -155,16 +157,14 @@ func (a *app) verifyCommand() *cobra.Command {
 		doc := report{
 			Path: dir, Sound: len(r.Damaged) == 0, Records: r.Records, Transactions: r.Transactions, Objects: r.Objects,
 			LastTid: r.LastTid.String(), Digest: r.Digest.String(), Damaged: []damage{},
+			Blobs: r.Blobs, BlobSize: r.BlobSize, Orphans: append([]string{}, r.Orphans...),
 		}
 		var lines []string
 		for i := range r.Damaged {
 			d := &r.Damaged[i]
-			found := damage{File: d.File, Error: d.Error()}
-			if d.File == "" {
+			found := damage{File: d.File, CID: d.CID(), Error: d.Error()}
+			if d.File == "" || d.Blob.Exists() {
 				found.Oid, found.Tid = d.Oid.String(), d.Tid.String()
-				if d.Want != (zodb.Hash{}) {
-					found.CID = d.Want.CID().String()
-				}
 			}
 			doc.Damaged = append(doc.Damaged, found)
 			lines = append(lines, line(found))
@@ -173,8 +173,11 @@ func (a *app) verifyCommand() *cobra.Command {
 		if !doc.Sound {
 			verdict = fmt.Sprintf("DAMAGED in %d places", len(r.Damaged))
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, last %s",
-			dir, verdict, r.Records, r.Transactions, r.Objects, r.LastTid))
+		for _, name := range r.Orphans {
+			lines = append(lines, "orphan: "+name+": no revision has this file")
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, %d blobs (%s), last %s",
+			dir, verdict, r.Records, r.Transactions, r.Objects, r.Blobs, size(r.BlobSize), r.LastTid))
 		if err := a.emit(doc, lines...); err != nil {
 			return err
 		}

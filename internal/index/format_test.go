@@ -79,10 +79,10 @@ func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 		"a file without a root":        patched(b, len(b)-2-2-32, make([]byte, 32)...),
 		"a file of a negative size": append(append(bytes.Clone(b[:len(b)-4]),
 			0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1), b[len(b)-2:]...),
-		"a deletion with data":         patched(b, writes+1+16, byte(zodb.WriteDelete)),
-		"no oids":                      AppendOids(nil, 0, zodb.TxnID{}),
-		"too many oids":                AppendOids(nil, 1<<33, zodb.TxnID{}),
-		"a tombstone with a body":      append(AppendTombstone(nil, zodb.TxnID{}), 1),
+		"a deletion with data":    patched(b, writes+1+16, byte(zodb.WriteDelete)),
+		"no oids":                 AppendOids(nil, 0, zodb.TxnID{}),
+		"too many oids":           AppendOids(nil, 1<<33, zodb.TxnID{}),
+		"a tombstone with a body": append(AppendTombstone(nil, zodb.TxnID{}), 1),
 	} {
 		if _, err := decodeEntry(bad); !errors.Is(err, ErrEntry) {
 			t.Errorf("%s: %v", name, err)

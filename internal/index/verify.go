@@ -30,8 +30,8 @@ func (r *Report) damaged(c *Corrupt) {
 	r.Damaged = append(r.Damaged, *c)
 }
 
-// note takes an error of a read into the report; what is no damage is returned.
-func (r *Report) note(err error) error {
+// Note takes an error of a read into the report; what is no damage is returned.
+func (r *Report) Note(err error) error {
 	var c *Corrupt
 	if !errors.As(err, &c) {
 		return err
@@ -93,7 +93,7 @@ func (v *verifier) records() error {
 		if rev.Tid > v.stats.LastTid && err == nil {
 			return true // newer than what is judged
 		}
-		if stop = v.report.note(err); stop != nil {
+		if stop = v.report.Note(err); stop != nil {
 			return false
 		}
 		if first || rev.Oid != object {
@@ -115,7 +115,7 @@ func (v *verifier) records() error {
 		return nil
 	}
 	before := len(v.report.Damaged)
-	if err := v.report.note(err); err != nil {
+	if err := v.report.Note(err); err != nil {
 		return err
 	}
 	v.report.Damaged = v.report.Damaged[:before] // chain names it better
@@ -132,7 +132,7 @@ func (v *verifier) chain() error {
 	if stop != nil {
 		return stop
 	}
-	if err := v.report.note(err); err != nil {
+	if err := v.report.Note(err); err != nil {
 		return err
 	}
 	if v.prev != v.stats.Digest && len(v.report.Damaged) == 0 {
@@ -155,7 +155,7 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 		}
 		if err != nil {
 			whole = false
-			if err := v.report.note(err); err != nil {
+			if err := v.report.Note(err); err != nil {
 				return err
 			}
 		}

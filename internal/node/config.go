@@ -32,6 +32,8 @@ type Config struct {
 	FinishTimeout Duration `json:"finish-timeout"`
 	// MaxObjectSize bounds one record's data, in bytes. 0 means 64 MiB; at most 256 MiB.
 	MaxObjectSize int64 `json:"max-object-size"`
+	// BlobDir is where blobs are, if not in the peer directory; it is remembered there. "" leaves them where they are.
+	BlobDir string `json:"blob-dir"`
 
 	Logger *slog.Logger `json:"-"`
 	// FS replaces the file system below the database, for tests; nil is the operating system's.

@@ -23,10 +23,12 @@ import (
 //	         directory is made, so that one without it holds nothing that was ever acknowledged
 //	lock     locked (flock) while a process serves the directory; its content is that process' pid
 //	db/      Pebble
+//	blobs    the blob directory (internal/blob), or a symbolic link to where the option blob-dir put it
 const (
 	formatFile    = "format"
 	lockFile      = "lock"
 	databaseDir   = "db"
+	blobsDir      = "blobs"
 	formatTitle   = "zodb_dht peer directory"
 	formatVersion = 1
 )
@@ -156,7 +158,7 @@ func (d *directory) checkForeign(create bool) error {
 		switch e.Name() {
 		case formatFile:
 			return nil
-		case lockFile, databaseDir, formatFile + ".new":
+		case lockFile, databaseDir, blobsDir, formatFile + ".new":
 		default:
 			foreign = e.Name()
 		}

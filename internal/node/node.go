@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/replica"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -26,6 +27,8 @@ type Node struct {
 	store *index.Store
 	log   *replica.Replica
 	cache *recordCache
+	blobs *blob.Dir
+	refs  *blob.Refs
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
@@ -87,6 +90,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := n.openBlobs(); err != nil {
+		return err
+	}
 	st := n.store.Stats()
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
@@ -95,7 +101,10 @@ func (n *Node) start(ctx context.Context) (err error) {
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return n.blobs.Resolve(ctx)
 }
 
 // openError tells a file system's refusal from damage.
@@ -110,6 +119,10 @@ func openError(path string, err error) error {
 func (n *Node) applied(o index.Outcome) {
 	if o.Verdict == index.OidsGiven || o.Verdict == index.Nothing {
 		return
+	}
+	misplaced := n.settleBlobs(o)
+	if misplaced != nil { // the files are still staged, and the next open finds them
+		n.Poison(misplaced)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -129,6 +142,11 @@ func (n *Node) applied(o index.Outcome) {
 		tid := o.Tid
 		// The guard: Python may die, or forget, between Finish and Publish.
 		n.mu.held[tid] = time.AfterFunc(time.Duration(n.cfg.Lease), func() { n.Publish(tid) })
+	}
+	if misplaced != nil {
+		never := time.NewTimer(0)
+		never.Stop()
+		n.mu.held[o.Tid] = never // nobody sees a transaction whose blobs are not in place
 	}
 	n.publishLocked()
 }
@@ -222,6 +240,9 @@ func (n *Node) stop() error {
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
+	if n.blobs != nil {
+		errs = append(errs, n.blobs.Close())
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

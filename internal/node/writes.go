@@ -45,6 +45,9 @@ func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
 	if err := n.check(txn); err != nil {
 		return nil, err
 	}
+	if err := n.seal(ctx, txn); err != nil {
+		return nil, err
+	}
 	stale, err := n.log.Vote(ctx, txn)
 	if err != nil {
 		n.forget(txn.ID)
@@ -152,7 +155,10 @@ func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
 	if n.cfg.ReadOnly {
 		return nil
 	}
-	return n.log.Abort(ctx, id)
+	if err := n.log.Abort(ctx, id); err != nil {
+		return err // in doubt: what it staged stays until the outcome is known, at the next open if need be
+	}
+	return n.blobs.Forget(id)
 }
 
 // Restore is Operations.Restore.
@@ -164,8 +170,16 @@ func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
 	if err := n.check(txn); err != nil {
 		return err
 	}
+	if err := n.seal(ctx, txn); err != nil {
+		return err
+	}
 	txn.Restore = true
-	return n.log.Restore(ctx, txn)
+	n.blobs.Propose(txn.ID)
+	err := n.log.Restore(ctx, txn)
+	if err != nil {
+		n.blobs.Withdraw(txn.ID)
+	}
+	return err
 }
 
 // Drain is Operations.Drain.

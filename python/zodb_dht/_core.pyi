@@ -41,7 +41,7 @@ class Node:
         writes: Sequence[tuple[bytes, bytes, bytes]],
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
-        """writes (oid, base, data), reads (oid, serial) -> conflicts (oid, base, committed, committed data, base data)."""
+        """writes (oid, base, data), reads (oid, serial) -> conflicts (oid, base, committed, its data, base data)."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...
@@ -59,6 +59,10 @@ class Node:
     def drain(self) -> None: ...
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """("committed", tid) | ("refused", z64) | None: unknown."""
+    def stage_blob(self, txn_id: bytes, oid: bytes, path: str, keep: bool) -> None:
+        """Take the file over for a transaction's write of oid; keep: link or copy it. abort() removes it."""
+    def blob_file(self, oid: bytes, tid: bytes) -> str:
+        """The name of a blob's committed file."""
     def close(self) -> None: ...
 
 class View:

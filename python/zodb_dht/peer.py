@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
+
+from ZODB.blob import FilesystemHelper
 
 from .errors import Closed
 from .native import Node
@@ -27,6 +30,8 @@ class Peer:
     def __init__(self, node: Node, path: str) -> None:
         self.node = node
         self.path = path
+        # The core made the directory, with ZODB's marker in it; blob-dir made this a symbolic link.
+        self.fshelper = FilesystemHelper(os.path.join(path, "blobs"), "bushy")
         # Held by a finish that has a callback, from before its commit until it is published, and by whoever asks the
         # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
         # Reentrant, since the callback may read. First of all locks; never taken by loads of views.

@@ -9,6 +9,8 @@ from typing import Any
 
 import zope.interface
 from ZODB.interfaces import (
+    IBlobStorage,
+    IBlobStorageRestoreable,
     IMultiCommitStorage,
     IMVCCStorage,
     IPrefetchStorage,
@@ -19,15 +21,17 @@ from ZODB.interfaces import (
 from ZODB.utils import maxtid
 
 from . import copying, iteration
+from .blobs import Blobs
 from .config import Settings
 from .errors import Closed, ReadOnlyError, Unsupported
 from .native import Revision, RevisionAndNext, open_node
 from .peer import Peer, p64, u64
-from .reader import Reader
 from .view import PREFETCH_AT_ONCE, DHTView
 
 
 @zope.interface.implementer(
+    IBlobStorage,
+    IBlobStorageRestoreable,
     IMultiCommitStorage,
     IMVCCStorage,
     IPrefetchStorage,
@@ -35,7 +39,7 @@ from .view import PREFETCH_AT_ONCE, DHTView
     IStorageRestoreable,
     ReadVerifyingStorage,
 )
-class DHTStorage(Reader):
+class DHTStorage(Blobs):
     """A ZODB storage on a peer directory. Any thread; connections read through the views of new_instance().
 
     The root itself reads the newest state, tools and wrappers ask it. The options are documented in config.py and, with
@@ -70,8 +74,6 @@ class DHTStorage(Reader):
                 "name": name,
             }
         )
-        if settings.blob_dir is not None:
-            raise Unsupported("blob-dir: blobs are not supported by this version of zodb_dht")
         super().__init__(settings)
         self._open: Peer | None = Peer(open_node(settings), settings.path)
 
@@ -84,7 +86,7 @@ class DHTStorage(Reader):
         """Another root on the same open peer, for a second ZODB.DB in this process; closed by itself."""
         peer = self._peer.share()
         client = DHTStorage.__new__(DHTStorage)
-        Reader.__init__(client, self._settings)
+        Blobs.__init__(client, self._settings)
         client._open = peer
         return client
 
@@ -141,7 +143,8 @@ class DHTStorage(Reader):
         return iteration.transactions(self._peer.node, start, stop)
 
     def copyTransactionsFrom(self, other: Any, verbose: bool | int = False) -> None:
-        """Copy each transaction of other with its tid. They are queued, so that there is one fsync for many."""
+        """Copy each transaction of other with its tid. They are queued, so that there is one fsync for many. Files of
+        blobs are linked where that is possible, else copied; other's stay as they are."""
         if self._read_only:
             raise ReadOnlyError
         copying.copy_transactions(other, self._peer, bool(verbose))

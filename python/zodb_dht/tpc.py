@@ -42,6 +42,9 @@ class Phase:
     def restore(self, oid: bytes, data: bytes | None) -> None:
         raise self._illegal("restore")
 
+    def stage_blob(self, oid: bytes, filename: str) -> None:
+        raise self._illegal("storeBlob")
+
     def check(self, oid: bytes, serial: bytes) -> None:
         raise self._illegal("checkCurrentSerialInTransaction")
 
@@ -66,6 +69,7 @@ class Begun(Phase):
         self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
+        self.blobs = False  # the core has staged a file for it
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         if serial == z64:
@@ -79,11 +83,21 @@ class Begun(Phase):
         self.store(oid, z64, data)
         self.forced.add(oid)
 
+    def stage_blob(self, oid: bytes, filename: str) -> None:
+        """The file is what the store before brought."""
+        self.blobs = True
+        self.peer.node.stage_blob(self._staged_as(), oid, filename, False)
+
+    def _staged_as(self) -> bytes:
+        """The id by which the core finds the staged files."""
+        return self.txn_id
+
     def check(self, oid: bytes, serial: bytes) -> None:
         self.reads[oid] = serial
 
     def abort(self) -> None:
-        pass  # the core has not heard of it
+        if self.blobs:  # else the core has not heard of it
+            self.peer.node.abort(self._staged_as())
 
     def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
         return Voted(self), self._reserve(transform, untransform)
@@ -146,6 +160,11 @@ class Restoring(Begun):
         self.tid = tid
         self.status = status
         self.copies: list[tuple[bytes, bytes | None]] = []
+        # Names the copy; txn_id names the reservation of what is stored beside it, which is given back.
+        self.copy_id = os.urandom(16)
+
+    def _staged_as(self) -> bytes:
+        return self.copy_id
 
     def restore(self, oid: bytes, data: bytes | None) -> None:
         self.peer.used_oid(oid)
@@ -169,14 +188,15 @@ class RestoreVoted(Voted):
         super().__init__(begun)
         self.tid = begun.tid
         self.status = begun.status
+        self.copy_id = begun.copy_id
+        self.blobs = begun.blobs
         self.copies = begun.copies + [(oid, data) for oid, _, data in begun.writes.values()]
         self.reserved = bool(begun.writes or begun.reads)
 
     def finish(self, func: Callback | None) -> bytes:
         node = self.peer.node
         with self.peer.head:
-            # An id of its own: txn_id names the reservation, which is given back.
-            node.restore(os.urandom(16), self.tid, self.status, *metadata(self.transaction), self.copies)
+            node.restore(self.copy_id, self.tid, self.status, *metadata(self.transaction), self.copies)
             node.drain()
             if func is not None:
                 func(self.tid)
@@ -186,6 +206,8 @@ class RestoreVoted(Voted):
     def abort(self) -> None:
         if self.reserved:
             super().abort()
+        if self.blobs:
+            self.peer.node.abort(self.copy_id)
 
 
 class Failed(Phase):
@@ -196,6 +218,11 @@ class Failed(Phase):
     def __init__(self, before: Phase) -> None:
         super().__init__(before.peer, before.transaction)
         self.txn_id = before.txn_id
+        self._before = before
+
+    def abort(self) -> None:
+        super().abort()
+        self._before.abort()
 
 
 class _Answer:

@@ -7,12 +7,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
-from ZODB.interfaces import IMultiCommitStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
+from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
 
+from .blobs import Blobs
 from .errors import Closed
 from .native import Revision, RevisionAndNext, View
 from .peer import Peer
-from .reader import Reader
 
 if TYPE_CHECKING:
     from .storage import DHTStorage
@@ -21,8 +21,8 @@ PREFETCH_AT_ONCE = 10_000
 """Oids in one call: an iterable of any length costs bounded memory."""
 
 
-@zope.interface.implementer(IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
-class DHTView(Reader):
+@zope.interface.implementer(IBlobStorage, IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
+class DHTView(Blobs):
     """A view of a DHTStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 
     def __init__(self, root: DHTStorage) -> None:

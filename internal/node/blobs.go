@@ -1,0 +1,186 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	ds "github.com/ipfs/go-ds-pebble"
+
+	"github.com/zodb-dht/zodb_dht/internal/blob"
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// openBlobs is called before the log is: what it applies may have staged files.
+func (n *Node) openBlobs() error {
+	path, err := n.dir.placeBlobs(n.cfg.BlobDir)
+	if err != nil {
+		return pathError(path, err)
+	}
+	// Not closed: that would close the instance, which is the state's. Not synced: a file's references precede its transaction's entry in
+	// the write-ahead log, and the entry is.
+	refs, err := ds.NewDatastore("", ds.WithPebbleDB(n.store.DB()), ds.WithPebbleWriteOptions(pebble.NoSync))
+	if err != nil {
+		return err
+	}
+	n.refs = blob.NewRefs(refs, n.store)
+	n.blobs, err = blob.Open(path, hex.EncodeToString(n.dir.group[:]), n.refs)
+	if err != nil {
+		return pathError(path, err)
+	}
+	return nil
+}
+
+// placeBlobs makes PEER/blobs lead to the directory that the option names, if it names one; all programs find the blobs by it.
+func (d *directory) placeBlobs(option string) (string, error) {
+	link := filepath.Join(d.path, blobsDir)
+	if option == "" {
+		return link, nil
+	}
+	if err := os.MkdirAll(option, 0o777); err != nil { // others' to read if the operator's umask says so
+		return option, err
+	}
+	want, err := filepath.EvalSymlinks(option)
+	if err != nil {
+		return option, err
+	}
+	have, err := filepath.EvalSymlinks(link)
+	if err == nil && have == want {
+		return link, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return link, err
+	}
+	if err := d.leaveBlobs(link, want); err != nil {
+		return link, err
+	}
+	if err := os.Symlink(want, link); err != nil {
+		return link, err
+	}
+	return link, syncDir(d.path)
+}
+
+// leaveBlobs removes what is at link: nothing, a directory without blobs, or a symbolic link to blobs that were moved to want.
+func (d *directory) leaveBlobs(link, want string) error {
+	info, err := os.Lstat(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(filepath.Join(want, blob.PeerFile))
+	moved := err == nil && strings.TrimSpace(string(raw)) == "group "+hex.EncodeToString(d.group[:])
+	if info.Mode()&fs.ModeSymlink != 0 && (moved || blob.Vacant(link)) {
+		return os.Remove(link)
+	}
+	if info.IsDir() && blob.Vacant(link) {
+		return os.RemoveAll(link)
+	}
+	target, err := filepath.EvalSymlinks(link)
+	if err != nil {
+		target = link
+	}
+	return fmt.Errorf("%w: blob-dir is %s, but this peer's blobs are in %s; move them there first", ErrUsage, want, target)
+}
+
+// StageBlob is Operations.StageBlob.
+func (n *Node) StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
+	if err := n.enterWrite(); err != nil {
+		return err
+	}
+	defer n.calls.RUnlock()
+	return n.blobs.Stage(ctx, id, oid, path, keep)
+}
+
+// BlobFile is Operations.BlobFile.
+func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, error) {
+	if err := n.enter(); err != nil {
+		return "", err
+	}
+	defer n.calls.RUnlock()
+	rev, err := n.store.LoadSerial(oid, tid)
+	if err == nil && !rev.Blob.Exists() {
+		err = index.ErrNotFound
+	}
+	if err != nil {
+		return "", err
+	}
+	return n.blobs.Look(oid, tid, rev.Blob)
+}
+
+// seal puts what is staged for txn into its writes. A context that has ended already takes what is ready, else it is busy.
+func (n *Node) seal(ctx context.Context, txn *zodb.Txn) error {
+	var blobs map[zodb.Oid]zodb.Blob
+	err := n.guarded(func() (err error) { blobs, err = n.blobs.Seal(ctx, txn.ID); return err })
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w: %w", replica.ErrBusy, err)
+	}
+	for i := range txn.Writes {
+		if w := &txn.Writes[i]; w.Kind == zodb.WriteData && w.Blob == (zodb.Blob{}) {
+			w.Blob = blobs[w.Oid]
+		}
+	}
+	return err
+}
+
+// guarded runs what writes to Pebble on a caller's thread: its logger panics below this name, and parks every other goroutine.
+func (n *Node) guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &replica.Broken{Cause: fmt.Errorf("write: %v", p)}
+		}
+	}()
+	return f()
+}
+
+// settleBlobs is called after Apply, before readers may see the transaction.
+func (n *Node) settleBlobs(o index.Outcome) error {
+	if o.Verdict != index.Committed {
+		return n.blobs.Discard(o.TxnID)
+	}
+	return n.blobs.Commit(o.TxnID, o.Tid)
+}
+
+// verifyBlobs reads every committed blob and looks for files that no revision has.
+func (n *Node) verifyBlobs(ctx context.Context, r *Report, progress func(done, total uint64)) error {
+	var stop error
+	err := n.store.Blobs(zodb.Hash{}, func(rev index.Revision, err error) bool {
+		if err == nil {
+			r.Blobs++
+			r.BlobSize += uint64(rev.Blob.Size)
+			err = n.blobs.Check(ctx, rev.Oid, rev.Tid, rev.Blob)
+		}
+		if progress != nil {
+			progress(r.Records+r.Blobs, 0)
+		}
+		stop = r.Note(err)
+		return stop == nil
+	})
+	if err := errors.Join(stop, err); err != nil {
+		return err
+	}
+	return n.blobs.Files(func(name string, oid zodb.Oid, tid zodb.Tid, known bool) bool {
+		if known {
+			rev, err := n.store.LoadSerial(oid, tid)
+			if known = err == nil && rev.Blob.Exists(); !known && !errors.Is(err, index.ErrNotFound) && err != nil {
+				return true // a damaged record: named already
+			}
+		}
+		if !known {
+			r.Orphans = append(r.Orphans, filepath.Join(blobsDir, name))
+		}
+		return len(r.Orphans) < maxOrphans
+	})
+}
+
+// maxOrphans bounds the list of files without a revision.
+const maxOrphans = 1000

@@ -176,7 +176,7 @@ func (s service) stats() ([]byte, error) {
 	st := s.n.Stats()
 	return json.Marshal(map[string]any{
 		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
-		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
+		"blob_dir": s.n.BlobDir(), "last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
 	})
 }
 

@@ -39,58 +39,36 @@ func (n *Node) openBlobs() error {
 	return nil
 }
 
-// placeBlobs makes PEER/blobs lead to the directory that the option names, if it names one; all programs find the blobs by it.
+// placeBlobs returns where the blobs are, which the peer directory remembers: all programs find them by it. The option moves nothing; it
+// is refused where it would leave blobs behind.
 func (d *directory) placeBlobs(option string) (string, error) {
-	link := filepath.Join(d.path, blobsDir)
-	if option == "" {
-		return link, nil
+	usual, note := filepath.Join(d.path, blobsDir), filepath.Join(d.path, blobDirFile)
+	have := usual
+	raw, err := os.ReadFile(note)
+	if err == nil {
+		have = strings.TrimSuffix(string(raw), "\n")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return note, err
 	}
-	if err := os.MkdirAll(option, 0o777); err != nil { // others' to read if the operator's umask says so
-		return option, err
+	if option == "" || option == have {
+		return have, nil
 	}
-	want, err := filepath.EvalSymlinks(option)
-	if err != nil {
-		return option, err
+	raw, err = os.ReadFile(filepath.Join(option, blob.PeerFile))
+	moved := err == nil && strings.TrimSpace(string(raw)) == "group "+hex.EncodeToString(d.group[:])
+	if !moved && !blob.Vacant(have) {
+		return option, fmt.Errorf("%w: blob-dir is %s, but this peer's blobs are in %s; move them there first", ErrUsage, option, have)
 	}
-	have, err := filepath.EvalSymlinks(link)
-	if err == nil && have == want {
-		return link, nil
+	if err := writeSynced(note+".new", []byte(option+"\n")); err != nil {
+		return note, err
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return link, err
+	if err := os.Rename(note+".new", note); err != nil {
+		return note, err
 	}
-	if err := d.leaveBlobs(link, want); err != nil {
-		return link, err
-	}
-	if err := os.Symlink(want, link); err != nil {
-		return link, err
-	}
-	return link, syncDir(d.path)
+	return option, syncDir(d.path)
 }
 
-// leaveBlobs removes what is at link: nothing, a directory without blobs, or a symbolic link to blobs that were moved to want.
-func (d *directory) leaveBlobs(link, want string) error {
-	info, err := os.Lstat(link)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	raw, err := os.ReadFile(filepath.Join(want, blob.PeerFile))
-	moved := err == nil && strings.TrimSpace(string(raw)) == "group "+hex.EncodeToString(d.group[:])
-	if info.Mode()&fs.ModeSymlink != 0 && (moved || blob.Vacant(link)) {
-		return os.Remove(link)
-	}
-	if info.IsDir() && blob.Vacant(link) {
-		return os.RemoveAll(link)
-	}
-	target, err := filepath.EvalSymlinks(link)
-	if err != nil {
-		target = link
-	}
-	return fmt.Errorf("%w: blob-dir is %s, but this peer's blobs are in %s; move them there first", ErrUsage, want, target)
-}
+// BlobDir is where the blobs are.
+func (n *Node) BlobDir() string { return n.blobs.Root() }
 
 // StageBlob is Operations.StageBlob.
 func (n *Node) StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
@@ -176,7 +154,7 @@ func (n *Node) verifyBlobs(ctx context.Context, r *Report, progress func(done, t
 			}
 		}
 		if !known {
-			r.Orphans = append(r.Orphans, filepath.Join(blobsDir, name))
+			r.Orphans = append(r.Orphans, filepath.Join(n.blobs.Root(), name))
 		}
 		return len(r.Orphans) < maxOrphans
 	})

@@ -23,12 +23,13 @@ import (
 //	         directory is made, so that one without it holds nothing that was ever acknowledged
 //	lock     locked (flock) while a process serves the directory; its content is that process' pid
 //	db/      Pebble
-//	blobs    the blob directory (internal/blob), or a symbolic link to where the option blob-dir put it
+//	blobs/   the blob directory (internal/blob), unless blob-dir says where it is: a path and a newline
 const (
 	formatFile    = "format"
 	lockFile      = "lock"
 	databaseDir   = "db"
 	blobsDir      = "blobs"
+	blobDirFile   = "blob-dir"
 	formatTitle   = "zodb_dht peer directory"
 	formatVersion = 1
 )
@@ -158,7 +159,7 @@ func (d *directory) checkForeign(create bool) error {
 		switch e.Name() {
 		case formatFile:
 			return nil
-		case lockFile, databaseDir, blobsDir, formatFile + ".new":
+		case lockFile, databaseDir, blobsDir, blobDirFile, formatFile + ".new":
 		default:
 			foreign = e.Name()
 		}

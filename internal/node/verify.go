@@ -17,7 +17,7 @@ type Report struct {
 	index.Report
 	Blobs    uint64   // files that revisions have, read and hashed
 	BlobSize uint64   // bytes in them
-	Orphans  []string // files that no revision has, relative to the peer directory; at most maxOrphans. No damage
+	Orphans  []string // files that no revision has, at most maxOrphans. No damage
 }
 
 // Verify opens the peer in dir, reads and hashes all that it holds, and closes it: an error if it does not open.

@@ -9,23 +9,23 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO, cast
 
-from ZODB.blob import BlobFile, FilesystemHelper
+from ZODB.blob import BlobFile, FilesystemHelper, rename_or_copy_blob
+from ZODB.utils import oid_repr
 
-from .errors import POSKeyError, Usage
+from .errors import Closed, POSKeyError, Usage
 from .reader import Reader
+from .tpc import Phase
 
 
 class Blobs(Reader):
     """What IBlobStorage adds. A file handed over by storeBlob or restoreBlob is the storage's from then on."""
 
-    @property
-    def fshelper(self) -> FilesystemHelper:
-        """ZODB's names in the blob directory; where it is, says its base_dir."""
-        return self._peer.fshelper
+    fshelper: FilesystemHelper
+    """ZODB's names in the blob directory; where it is, says its base_dir."""
 
     def temporaryDirectory(self) -> str:
         """Where a blob's file is written so that storeBlob can rename it. Emptied when the storage is opened."""
-        path: str = self._peer.fshelper.temp_dir
+        path: str = self.fshelper.temp_dir
         return path
 
     def storeBlob(
@@ -38,7 +38,7 @@ class Blobs(Reader):
         transaction: Any,
     ) -> None:
         self.store(oid, oldserial, data, version, transaction)
-        self._phase(transaction, "storeBlob").stage_blob(oid, _file(blobfilename))
+        self._stage(oid, blobfilename, self._phase(transaction, "storeBlob"))
 
     def restoreBlob(
         self,
@@ -52,11 +52,25 @@ class Blobs(Reader):
         if data is None:
             raise Usage("restoreBlob: a deletion has no blob")
         self.restore(oid, serial, data, "", prev_txn, transaction)
-        self._phase(transaction, "restoreBlob").stage_blob(oid, _file(blobfilename))
+        self._stage(oid, blobfilename, self._phase(transaction, "restoreBlob"))
+
+    def _stage(self, oid: bytes, filename: str | os.PathLike[str], phase: Phase) -> None:
+        """Bring the file onto the blobs' file system, by a copy if it must be, and hand it to the core."""
+        if not os.path.isfile(filename):
+            raise Usage(f"the blob of oid {oid_repr(oid)}: {filename!r} is not the name of a file")
+        handed = os.path.join(self.fshelper.temp_dir, f"{phase.txn_id.hex()}-{oid.hex()}")
+        rename_or_copy_blob(os.fspath(filename), handed)
+        phase.stage_blob(oid, handed)
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """The name of the committed file; nobody may write to it. POSKeyError: the revision has none."""
-        return self._peer.node.blob_file(oid, serial)
+        try:
+            return self._peer.node.blob_file(oid, serial)
+        except Closed:  # the files outlive the storage, and ZODB's TmpStore asks for them then
+            filename: str = self.fshelper.getBlobFilename(oid, serial)
+            if not os.path.exists(filename):
+                raise
+            return filename
 
     def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> BinaryIO:
         filename = self.loadBlob(oid, serial)
@@ -64,10 +78,3 @@ class Blobs(Reader):
             return cast("BinaryIO", open(filename, "rb") if blob is None else BlobFile(filename, "r", blob))
         except FileNotFoundError:  # packed away at this moment
             raise POSKeyError(oid) from None
-
-
-def _file(name: str | os.PathLike[str]) -> str:
-    path = os.fspath(name)
-    if not isinstance(path, str) or not os.path.isfile(path):
-        raise Usage(f"a blob's file: {name!r} is not the name of a file")
-    return os.path.abspath(path)

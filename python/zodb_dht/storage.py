@@ -76,6 +76,7 @@ class DHTStorage(Blobs):
         )
         super().__init__(settings)
         self._open: Peer | None = Peer(open_node(settings), settings.path)
+        self.fshelper = self._open.fshelper
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DHTStorage:
@@ -88,6 +89,7 @@ class DHTStorage(Blobs):
         client = DHTStorage.__new__(DHTStorage)
         Blobs.__init__(client, self._settings)
         client._open = peer
+        client.fshelper = peer.fshelper
         return client
 
     @property

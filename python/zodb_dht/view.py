@@ -28,6 +28,7 @@ class DHTView(Blobs):
     def __init__(self, root: DHTStorage) -> None:
         super().__init__(root._settings)
         self._root = root
+        self.fshelper = root.fshelper
         self._released = False
         # None until the first poll: historical connections never poll, and read by loadBefore alone.
         self._view: View | None = None

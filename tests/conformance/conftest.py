@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .suites import SUITES, WAITING, WAITING_SUITES, suite_of, tests_of
+from .suites import BLOB_SUITE, SUITES, WAITING, WAITING_SUITES, suite_of, tests_of
 
 HERE = Path(__file__).parent
 
@@ -28,13 +28,17 @@ REPORT = pytest.StashKey[Report]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
+    config.addinivalue_line("markers", "zodb_suite(name): an item for each test of a suite that ZODB makes by a function")
     known = {f"{suite.__name__}.{name}" for suite in SUITES for name in tests_of(suite)}
+    known |= {test for test in WAITING if test.startswith(f"{BLOB_SUITE}.")}  # looked at when they are collected
     if gone := WAITING.keys() - known:
         raise pytest.UsageError(f"tests/conformance/suites.py lists as waiting what ZODB has not: {sorted(gone)}")
 
 
 def _origin(item: pytest.Item) -> tuple[str, str] | None:
     """(suite, name of the test) of an item made from one of ZODB's suites."""
+    if isinstance(item, pytest.Function) and (made := item.get_closest_marker("zodb_suite")):
+        return made.args[0], item.callspec.params["name"]
     if not isinstance(item, pytest.Function) or item.cls is None or HERE not in item.path.parents:
         return None
     name = item.originalname.removeprefix("test_") if item.originalname.startswith("test_check") else item.originalname
@@ -50,6 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if origin and ".".join(origin) in WAITING:
             waiting.append(item)
             report.waiting.add(".".join(origin))
+    if any(item.get_closest_marker("zodb_suite") for item in items) and (
+        gone := {test for test in WAITING if test.startswith(f"{BLOB_SUITE}.")} - report.waiting
+    ):
+        raise pytest.UsageError(f"tests/conformance/suites.py lists as waiting what ZODB has not: {sorted(gone)}")
     if waiting:
         config.hook.pytest_deselected(items=waiting)
         items[:] = [item for item in items if item not in waiting]
@@ -77,8 +85,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not report.ran:
         return
     terminalreporter.section("ZODB's own suites")
-    for suite in SUITES:
-        name = suite.__name__
+    for name in [*(suite.__name__ for suite in SUITES), BLOB_SUITE]:
         waiting = sum(1 for test in WAITING if test.startswith(f"{name}."))
         failed = f", {report.failed[name]} failed" if report.failed[name] else ""
         waits = f", {waiting} waiting" if waiting else ""

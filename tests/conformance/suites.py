@@ -52,9 +52,20 @@ WAITING: dict[str, str] = {
     "RecoveryStorage.testRestoreWithMultipleObjectsInUndoRedo": "undo",
     "RecoveryStorage.testRestoreWithMultipleUndoRedo": "undo",
     "ZODBTests.testMultipleUndoInOneTransaction": "undo",
+    "storage_reusable_suite.blob_packing_txt": "pack",
+    "storage_reusable_suite.packing_with_uncommitted_data_non_undoing": "pack",
+    "storage_reusable_suite.packing_with_uncommitted_data_undoing": "pack",
+    "storage_reusable_suite.DHTBlobUndoTests.testUndoWithoutPreviousVersion": "undo",
+    "storage_reusable_suite.DHTBlobUndoTests.testUndo": "undo",
+    "storage_reusable_suite.DHTBlobUndoTests.testUndoAfterConsumption": "undo",
+    "storage_reusable_suite.DHTBlobUndoTests.testRedo": "undo",
+    "storage_reusable_suite.DHTBlobUndoTests.testRedoOfCreation": "undo",
 }
 
-# Suites about nothing but what can't run yet; ZODB.tests.testblob.storage_reusable_suite, for blobs, is a function.
+BLOB_SUITE = "storage_reusable_suite"
+"""ZODB.tests.testblob's, a function that makes a suite: test_blobs.py."""
+
+# Suites about nothing but what can't run yet.
 WAITING_SUITES: dict[type, str] = {
     ConflictResolution.ConflictResolvingTransUndoStorage: "undo",
     TransactionalUndoStorage.TransactionalUndoStorage: "undo",

@@ -160,7 +160,7 @@ func (d *Dir) place(name string, oid zodb.Oid, tid zodb.Tid) error {
 	return os.Rename(name, to)
 }
 
-// Propose notes that a transaction is on its way through the log without anybody who waits for it: Discard is left to its outcome.
+// Propose notes that a transaction may be in the log from here on: Forget then leaves its files to its outcome.
 func (d *Dir) Propose(id zodb.TxnID) { d.propose(id, true) }
 
 // Withdraw undoes Propose for a transaction that the log did not take.

@@ -117,11 +117,13 @@ func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, 
 		}
 		n.mu.Unlock()
 	}
+	n.blobs.Propose(id)
 	o, err := n.log.Finish(ctx, id)
 	if err != nil {
 		var doubt *replica.InDoubt
-		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache
+		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache, and its blobs into their places
 			n.forget(id)
+			n.blobs.Withdraw(id)
 		}
 		return 0, err
 	}
@@ -156,9 +158,9 @@ func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
 		return nil
 	}
 	if err := n.log.Abort(ctx, id); err != nil {
-		return err // in doubt: what it staged stays until the outcome is known, at the next open if need be
+		return err
 	}
-	return n.blobs.Forget(id)
+	return n.blobs.Forget(id) // while it is in doubt its files stay: its outcome settles them, at the next open if need be
 }
 
 // Restore is Operations.Restore.

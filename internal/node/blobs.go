@@ -34,16 +34,15 @@ func (n *Node) openBlobs() error {
 	n.refs = blob.NewRefs(refs, n.store)
 	n.blobs, err = blob.Open(path, hex.EncodeToString(n.dir.group[:]), n.refs)
 	if err != nil {
-		return pathError(path, err)
+		return openError(path, err)
 	}
-	return nil
+	return openError(path, n.dir.rememberBlobs(path))
 }
 
 // placeBlobs returns where the blobs are, which the peer directory remembers: all programs find them by it. The option moves nothing; it
 // is refused where it would leave blobs behind.
 func (d *directory) placeBlobs(option string) (string, error) {
-	usual, note := filepath.Join(d.path, blobsDir), filepath.Join(d.path, blobDirFile)
-	have := usual
+	note, have := filepath.Join(d.path, blobDirFile), filepath.Join(d.path, blobsDir)
 	raw, err := os.ReadFile(note)
 	if err == nil {
 		have = strings.TrimSuffix(string(raw), "\n")
@@ -58,13 +57,23 @@ func (d *directory) placeBlobs(option string) (string, error) {
 	if !moved && !blob.Vacant(have) {
 		return option, fmt.Errorf("%w: blob-dir is %s, but this peer's blobs are in %s; move them there first", ErrUsage, option, have)
 	}
-	if err := writeSynced(note+".new", []byte(option+"\n")); err != nil {
-		return note, err
+	return option, nil
+}
+
+// rememberBlobs is called once the directory is known to be this peer's.
+func (d *directory) rememberBlobs(path string) error {
+	note := filepath.Join(d.path, blobDirFile)
+	raw, err := os.ReadFile(note)
+	if path+"\n" == string(raw) || errors.Is(err, fs.ErrNotExist) && path == filepath.Join(d.path, blobsDir) {
+		return nil
+	}
+	if err := writeSynced(note+".new", []byte(path+"\n")); err != nil {
+		return err
 	}
 	if err := os.Rename(note+".new", note); err != nil {
-		return note, err
+		return err
 	}
-	return option, syncDir(d.path)
+	return syncDir(d.path)
 }
 
 // BlobDir is where the blobs are.

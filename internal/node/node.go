@@ -109,6 +109,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 
 // openError tells a file system's refusal from damage.
 func openError(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if p := pathError(path, err); errors.Is(p, ErrPermission) {
 		return p
 	}

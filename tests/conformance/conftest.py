@@ -28,7 +28,7 @@ REPORT = pytest.StashKey[Report]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
-    config.addinivalue_line("markers", "zodb_suite(name): an item for each test of a suite that ZODB makes by a function")
+    config.addinivalue_line("markers", "zodb_suite(name): one test of a suite that ZODB makes by a function")
     known = {f"{suite.__name__}.{name}" for suite in SUITES for name in tests_of(suite)}
     known |= {test for test in WAITING if test.startswith(f"{BLOB_SUITE}.")}  # looked at when they are collected
     if gone := WAITING.keys() - known:

@@ -82,7 +82,11 @@ case "${1:-help}" in
     .venv/bin/ruff check python tests setup.py
     .venv/bin/ruff format --check python tests setup.py
     .venv/bin/mypy python/zodb_dht ;;
-  soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
+  soak)
+    venv test; install_wheel
+    export ZODB_DHT_SOAK_ROUNDS="${2:-5000}"
+    go test -tags "$TAGS" -timeout 0 -count 1 -v -run Kill9 ./tests/crash
+    .venv/bin/python -m pytest -q -s tests/crash ;;
   bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
   wheel) wheel ;;
   clean) rm -rf .venv build dist python/*.egg-info python/zodb_dht/_core.abi3.* python/zodb_dht/_bin ;;

@@ -15,6 +15,7 @@
 #include "bridge.h"
 
 extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
+extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
 extern uint64_t zd_visible(uint64_t h);
 extern void zd_call(int op, uint64_t h, char *req, size_t size, zd_reply *out);
 extern uint64_t zd_start(int op, uint64_t h, char *req, size_t size);
@@ -736,6 +737,32 @@ static void view_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
+// revision returns (data, tid).
+static PyObject *revision(View *v, const char *buf, int64_t n, uint64_t tid) {
+    PyObject *data = PyBytes_FromStringAndSize(buf, n), *t;
+    if (!data) return NULL;
+    if (tid != v->tid || !v->tid_object) {
+        PyObject *fresh = tid_bytes(tid);
+        if (!fresh) {
+            Py_DECREF(data);
+            return NULL;
+        }
+        Py_XDECREF(v->tid_object);
+        v->tid_object = fresh;
+        v->tid = tid;
+    }
+    t = PyTuple_New(2);
+    if (!t) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    PyTuple_SetItem(t, 0, data);
+    PyTuple_SetItem(t, 1, Py_NewRef(v->tid_object));
+    return t;
+}
+
+static PyObject *load_slowly(View *v, PyObject *oid, const char *p);
+
 static PyObject *view_load(PyObject *self, PyObject *oid) {
     View *v = VIEW(self);
     char *p;
@@ -748,34 +775,24 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
     }
     if (after_fork()) return NULL;
     int64_t n = zd_try_load(v->node->h, as_u64(p), v->at, v->buf, VIEW_BUFFER, &tid);
-    if (n >= 0) {
-        PyObject *data = PyBytes_FromStringAndSize(v->buf, n), *t;
-        if (!data) return NULL;
-        if (tid != v->tid || !v->tid_object) {
-            PyObject *fresh = tid_bytes(tid);
-            if (!fresh) {
-                Py_DECREF(data);
-                return NULL;
-            }
-            Py_XDECREF(v->tid_object);
-            v->tid_object = fresh;
-            v->tid = tid;
-        }
-        t = PyTuple_New(2);
-        if (!t) {
-            Py_DECREF(data);
-            return NULL;
-        }
-        PyTuple_SetItem(t, 0, data);
-        PyTuple_SetItem(t, 1, Py_NewRef(v->tid_object));
-        return t;
-    }
-    // Not in memory: one call that waits, for the newest revision before the tid after the snapshot.
+    return n >= 0 ? revision(v, v->buf, n, tid) : load_slowly(v, oid, p);
+}
+
+// load_slowly reads what is not in memory, without the GIL.
+static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
+    char buf[VIEW_BUFFER]; // not the view's: another thread may run meanwhile
+    uint64_t tid, h = v->node->h, at = v->at;
+    int64_t n;
+    Py_BEGIN_ALLOW_THREADS
+    n = zd_load(h, as_u64(p), at, buf, sizeof buf, &tid);
+    Py_END_ALLOW_THREADS
+    if (n >= 0) return revision(v, buf, n, tid);
+    // A large record, or an error: asked for again, as the newest revision before the tid after the snapshot.
     request r = {0};
     zd_reply out;
     put(&r, p, 8);
-    put_u64(&r, v->at == NEWEST ? NEWEST : v->at + 1);
-    if (call(ZD_LOAD_BEFORE, v->node->h, &r, &out, 0) < 0) return NULL;
+    put_u64(&r, at == NEWEST ? NEWEST : at + 1);
+    if (call(ZD_LOAD_BEFORE, h, &r, &out, 0) < 0) return NULL;
     if (!out.len) {
         free(out.data);
         PyObject *details = Py_BuildValue("{sO}", "oid", oid);

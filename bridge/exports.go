@@ -91,6 +91,26 @@ func zd_try_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint6
 	return C.int64_t(got)
 }
 
+// zd_load reads a record that is not in memory; -1: zd_call has to say why not, or the record is larger than cap.
+//
+//export zd_load
+func zd_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint64_t) (n C.int64_t) {
+	defer guard("load", uint64(h), func(error) { n = -1 })
+	nd := nodeOf(uint64(h))
+	if nd == nil {
+		return -1
+	}
+	if at == newest {
+		at = C.uint64_t(nd.Visible())
+	}
+	got, t, err := nd.LoadTo(context.Background(), zodb.Oid(oid), zodb.Tid(at), unsafe.Slice((*byte)(unsafe.Pointer(buf)), int(size)))
+	if err != nil || got > int(size) {
+		return -1
+	}
+	*tid = C.uint64_t(t)
+	return C.int64_t(got)
+}
+
 // zd_visible is the last transaction that readers see; 0 if the node is closed.
 //
 //export zd_visible

@@ -176,8 +176,8 @@ func (a *app) verifyCommand() *cobra.Command {
 		for _, name := range r.Orphans {
 			lines = append(lines, "orphan: "+name+": no revision has this file")
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, %d blobs (%s), last %s",
-			dir, verdict, r.Records, r.Transactions, r.Objects, r.Blobs, size(r.BlobSize), r.LastTid))
+		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, %d blobs, last %s",
+			dir, verdict, r.Records, r.Transactions, r.Objects, r.Blobs, r.LastTid))
 		if err := a.emit(doc, lines...); err != nil {
 			return err
 		}

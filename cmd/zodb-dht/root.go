@@ -31,8 +31,8 @@ Oids and tids are written as 0x2a, as 42, or as ZODB's sixteen hex digits.
 The directory must not be in use: stop the process that serves it first.
 
 Example:
-  $ zodb-dht verify /var/lib/zope/peer
-  /var/lib/zope/peer: sound: 350921 records, 1209 transactions, 208303 objects, 12 blobs (3.1 MiB), last 0x040d3bc235555555
+  $ zodb-dht verify /srv/zope/peer
+  /srv/zope/peer: sound: 50921 records, 1209 transactions, 20303 objects, 12 blobs, last 0x040d3bc235555555
 
 Exit: 0 done, 1 failed, 2 usage, 3 no majority, 4 outcome unknown, 5 corrupt
 `

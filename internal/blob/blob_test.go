@@ -350,7 +350,8 @@ func TestAnOpenEmptiesTheApplicationsDirectory(t *testing.T) {
 func TestWithKeepTheSourceStaysAsItIs(t *testing.T) {
 	p := newPeer(t)
 	source := filepath.Join(t.TempDir(), "source.blob")
-	for mode, linked := range map[fs.FileMode]bool{0o444: true, 0o640: false} {
+	for n, mode := range []fs.FileMode{0o444, 0o640} {
+		linked := mode&0o222 == 0
 		if err := os.WriteFile(source, []byte("content"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -361,11 +362,11 @@ func TestWithKeepTheSourceStaysAsItIs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id, tid := zodb.TxnID{byte(mode)}, zodb.Tid(mode)
+		id, tid := zodb.TxnID{byte(n)}, zodb.Tid(n+1)
 		if err := p.Stage(ctx, id, 1, source, true); err != nil {
 			t.Fatal(err)
 		}
-		p.apply(byte(mode), tid, p.seal(byte(mode)))
+		p.apply(byte(n), tid, p.seal(byte(n)))
 		if err := p.Commit(id, tid); err != nil {
 			t.Fatal(err)
 		}

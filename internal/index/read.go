@@ -148,6 +148,44 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 	return nil
 }
 
+// Newest calls yield with the current revision of each object in [first, end) that has one, in order, until it returns
+// false; Data belongs to the caller.
+func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{
+		LowerBound: recordKey(nil, first, ^zodb.Tid(0)), UpperBound: recordKey(nil, end, ^zodb.Tid(0)),
+	})
+	if err != nil {
+		return err
+	}
+	r := reading{iter: it}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; {
+		rev, err := r.revision(true, false)
+		if err != nil {
+			return err
+		}
+		if rev.Kind == zodb.WriteData && !yield(rev) {
+			return nil
+		}
+		ok = r.nextObject(rev.Oid)
+	}
+	return damage(first, 0, it.Error())
+}
+
+// nextObject moves behind all revisions of oid: a step for most, a seek behind a long history.
+func (r *reading) nextObject(oid zodb.Oid) bool {
+	for range 8 {
+		if !r.iter.Next() {
+			return false
+		}
+		if zodb.Oid(binary.BigEndian.Uint64(r.iter.Key()[1:])) != oid {
+			return true
+		}
+	}
+	r.key = recordKey(r.key[:0], oid+1, ^zodb.Tid(0))
+	return r.iter.SeekGE(r.key)
+}
+
 // seek moves to one revision; it is there, or there is an error.
 func (r *reading) seek(oid zodb.Oid, tid zodb.Tid) (bool, error) {
 	r.key = recordKey(r.key[:0], oid, tid)

@@ -21,7 +21,8 @@ const (
 // algorithm, so that a hit writes nothing but one flag.
 type recordCache struct {
 	shards [cacheShards]shard
-	limit  int // bytes a shard
+	limit  int          // bytes a shard
+	ahead  atomic.Int64 // records that were read ahead and then used; readahead takes them
 }
 
 type shard struct {
@@ -38,6 +39,7 @@ type cached struct {
 	tid   zodb.Tid
 	until zodb.Tid // MaxTid while current. Invariant: only falls, from MaxTid to the successor's tid
 	slot  int
+	ahead bool // read ahead: nobody has asked for it so far, unless used
 	used  atomic.Bool
 	data  []byte // never written again: a reader may copy it after unlocking
 }
@@ -50,10 +52,10 @@ func newRecordCache(bytes int64) *recordCache {
 	return c
 }
 
-func (c *recordCache) shard(oid zodb.Oid) *shard {
-	// Neighbours lie in different shards; multiplication spreads ranges handed out in strides of a power of two.
-	return &c.shards[uint64(oid)*0x9e3779b97f4a7c15>>58]
-}
+func (c *recordCache) shard(oid zodb.Oid) *shard { return &c.shards[shardOf(oid)] }
+
+// shardOf: neighbours lie in different shards; multiplication spreads ranges handed out in strides of a power of two.
+func shardOf(oid zodb.Oid) int { return int(uint64(oid) * 0x9e3779b97f4a7c15 >> 58) }
 
 // tryGet returns the data that a reader at `at` sees, if it is here and no writer is busy in its shard.
 func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
@@ -61,14 +63,26 @@ func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool)
 	if !s.mu.TryRLock() {
 		return nil, 0, false
 	}
+	return c.look(s, oid, at)
+}
+
+// get is tryGet, and waits for a writer.
+func (c *recordCache) get(oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
+	s := c.shard(oid)
+	s.mu.RLock()
+	return c.look(s, oid, at)
+}
+
+// look unlocks s, which is read-locked.
+func (c *recordCache) look(s *shard, oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
 	e := s.entries[oid]
 	if e == nil || at < e.tid || at >= e.until {
 		s.mu.RUnlock()
 		return nil, 0, false
 	}
 	data, tid := e.data, e.tid
-	if !e.used.Load() {
-		e.used.Store(true)
+	if !e.used.Load() && !e.used.Swap(true) && e.ahead {
+		c.ahead.Add(1)
 	}
 	s.mu.RUnlock()
 	return data, tid, true
@@ -82,7 +96,7 @@ func (c *recordCache) begin(oid zodb.Oid) uint64 {
 	return s.closes
 }
 
-// fill keeps what was read from the state, unless the shard's objects changed since begin. It copies data.
+// fill keeps what was read from the state, unless the shard's objects changed since begin. rev.Data may not be written after it.
 func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	if len(rev.Data) > maxCached {
 		return
@@ -100,7 +114,33 @@ func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	if e := s.entries[rev.Oid]; e != nil && e.tid >= rev.Tid {
 		return // what is here is as new
 	}
-	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: until, data: append(make([]byte, 0, len(rev.Data)), rev.Data...)}, c.limit)
+	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: until, data: rev.Data}, c.limit)
+}
+
+// beginAll is begin for every shard.
+func (c *recordCache) beginAll() (begun [cacheShards]uint64) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.RLock()
+		begun[i] = s.closes
+		s.mu.RUnlock()
+	}
+	return begun
+}
+
+// fillAhead keeps a current revision that nobody asked for, where there is none of the object. It takes rev.Data over.
+func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64) {
+	if len(rev.Data) > maxCached {
+		return
+	}
+	n := shardOf(rev.Oid)
+	s := &c.shards[n]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closes != begun[n] || s.entries[rev.Oid] != nil {
+		return
+	}
+	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: zodb.MaxTid, ahead: true, data: rev.Data}, c.limit)
 }
 
 // applied closes the entries of a transaction's objects; those with data are replaced by it.

@@ -48,6 +48,9 @@ type InUse struct {
 }
 
 func (e *InUse) Error() string {
+	if e.PID == os.Getpid() {
+		return fmt.Sprintf("peer directory %s is in use by this process (%d); a broken peer may keep its directory until the process ends", e.Path, e.PID)
+	}
 	return fmt.Sprintf("peer directory %s is in use by process %d", e.Path, e.PID)
 }
 

@@ -27,6 +27,7 @@ type Node struct {
 	store *index.Store
 	log   *replica.Replica
 	cache *recordCache
+	ahead *readahead
 	blobs *blob.Dir
 	refs  *blob.Refs
 
@@ -94,6 +95,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	st := n.store.Stats()
+	n.ahead = newReadahead(n.cache, n.store, n.cache.fits(st))
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
@@ -220,7 +222,7 @@ func (n *Node) enterWrite() error {
 }
 
 // Close ends the peer: operations under way are waited for (each has its deadline), the log stops, memory is written to tables.
-// A second Close does nothing.
+// A second Close does nothing. A broken peer writes nothing any more; if its disk parked a thread for good, it keeps its directory until the process ends.
 func (n *Node) Close() error {
 	if !n.closed.CompareAndSwap(false, true) {
 		return nil
@@ -245,6 +247,15 @@ func (n *Node) stop() error {
 	defer n.calls.Unlock()
 	if n.blobs != nil {
 		errs = append(errs, n.blobs.Close())
+	}
+	if n.ahead != nil {
+		n.ahead.close()
+	}
+	if n.store != nil && n.Broken() != nil {
+		if !n.store.Abandon(n.log != nil && n.log.Stuck()) {
+			return errors.Join(errs...) // the lock stays, too: what is left of Pebble may still write to the directory
+		}
+		return errors.Join(append(errs, n.dir.close())...)
 	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())

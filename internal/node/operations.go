@@ -16,6 +16,8 @@ type Operations interface {
 	TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, ok bool)
 	// Load: see index.State. Revision.Next tells the successor (0: current).
 	Load(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
+	// LoadTo is Load with the data copied into buf: nothing is copied if size, the data's length, exceeds it.
+	LoadTo(ctx context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, err error)
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)

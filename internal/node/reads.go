@@ -21,6 +21,29 @@ func (n *Node) TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bo
 
 // Load is Operations.Load.
 func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
+	rev, err := n.load(oid, at)
+	if err != nil {
+		return rev, err
+	}
+	rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
+	return n.hide(rev), nil
+}
+
+// LoadTo is Operations.LoadTo.
+func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, error) {
+	// TryLoad may have met the writer that brought it.
+	if data, tid, ok := n.cache.get(oid, at); ok && len(data) <= len(buf) && !n.closed.Load() {
+		return copy(buf, data), tid, nil
+	}
+	rev, err := n.load(oid, at)
+	if err == nil && len(rev.Data) <= len(buf) {
+		copy(buf, rev.Data)
+	}
+	return len(rev.Data), rev.Tid, err
+}
+
+// load reads from the state. The data is the cache's from then on: nobody writes to it.
+func (n *Node) load(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	if err := n.enter(); err != nil {
 		return index.Revision{}, err
 	}
@@ -31,7 +54,8 @@ func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revisio
 		return rev, err
 	}
 	n.cache.fill(&rev, begun)
-	return n.hide(rev), nil
+	n.ahead.missed(oid)
+	return rev, nil
 }
 
 // hide leaves out a successor that is not published yet.
@@ -65,6 +89,7 @@ func (n *Node) LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) ([]i
 		}
 		if err == nil {
 			n.cache.fill(&rev, begun[i])
+			rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
 		}
 		revs[i], errs[i] = n.hide(rev), err
 	})

@@ -119,7 +119,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
+			return readError(err)
 		}
 		e, err := decodeEntry(it.Key(), v)
 		if err != nil {
@@ -132,7 +132,7 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 		entries = append(entries, e)
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("read the log: %w", err)
+		return readError(err)
 	}
 	if applied >= next {
 		return corrupt("the log", "it ends at entry %d, but %d are applied", next-1, applied)

@@ -239,6 +239,16 @@ func (r *Replica) Poison(err error) {
 	}
 }
 
+// Stuck says, after Close, that the driver may be parked in Pebble for good.
+func (r *Replica) Stuck() bool {
+	select {
+	case <-r.driven:
+		return false
+	default:
+		return true
+	}
+}
+
 // end stores why the replica stopped and wakes whoever waits.
 func (r *Replica) end(err error) {
 	var broken *Broken

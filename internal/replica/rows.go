@@ -65,6 +65,14 @@ func corrupt(what, format string, args ...any) error {
 	return &index.Corrupt{File: what, Cause: fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), zodb.ErrMalformed)}
 }
 
+// readError tells damage from other failures of a read.
+func readError(err error) error {
+	if pebble.IsCorruptionError(err) {
+		return &index.Corrupt{File: "the log", Cause: err}
+	}
+	return fmt.Errorf("read the log: %w", err)
+}
+
 // setEntry puts an entry's row into a batch.
 func setEntry(b *pebble.Batch, e *raftpb.Entry) {
 	data := e.GetData()
@@ -148,7 +156,7 @@ func readRow(db *pebble.DB, key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the log: %w", err)
+		return nil, readError(err)
 	}
 	v = append([]byte{}, v...)
 	return v, closer.Close()

@@ -40,8 +40,8 @@ func (n name) id() (id zodb.TxnID) {
 }
 
 // draw returns the transaction without Floor, Tid and bases. Most objects are small, some larger than a WAL block (32 KiB),
-// few larger than two (no more:
-// for a damaged block Pebble tries each bit of its first 40 KiB, which takes minutes for a large one).
+// few larger than two. No more:
+// for a damaged block Pebble tries each bit of its first 40 KiB, which takes minutes for a large one.
 func (n name) draw() zodb.Txn {
 	r := n.source()
 	t := zodb.Txn{ID: n.id(), Status: ' ', User: []byte("crash"), Description: n.bytes(r, r.IntN(40)), Extension: []byte{}}

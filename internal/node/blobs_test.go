@@ -3,11 +3,14 @@ package node_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -168,6 +171,72 @@ func TestABlobThatCanNotBePutIntoPlaceIsNotShownAndNotLost(t *testing.T) {
 	n = open(t, dir)
 	if got := readBlob(t, n, 0x0100, n.Visible()); got != "content" {
 		t.Error(got)
+	}
+}
+
+// unplace undoes a commit's renames: what a crash before them leaves.
+func unplace(t testing.TB, dir string, id zodb.TxnID, tid zodb.Tid, oids ...zodb.Oid) {
+	t.Helper()
+	for _, oid := range oids {
+		final := filepath.Join(dir, "blobs")
+		for _, b := range oid.Bytes() {
+			final = filepath.Join(final, fmt.Sprintf("0x%02x", b))
+		}
+		staged := filepath.Join(dir, "blobs", "staged", fmt.Sprintf("%s-%016x", id, uint64(oid)))
+		if err := os.Rename(filepath.Join(final, tid.String()+".blob"), staged); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestACrashBetweenTheLogAndTheRenamesLosesNoBlob(t *testing.T) {
+	for name, applied := range map[string]bool{"before Apply": false, "after Apply": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			disk := vfs.NewCrashableMem()
+			n := open(t, dir, func(c *node.Config) { c.FS = disk })
+			first := storeBlob(t, n, 9, 0, "before")
+			x := txn(write(1, 0, "a"), write(2, 0, "b"))
+			stage(t, n, x, 1, "one")
+			stage(t, n, x, 2, strings.Repeat("two ", 100_000))
+			vote(t, n, x)
+			y := txn(write(3, 0, "never finished"))
+			stage(t, n, y, 3, "three")
+			vote(t, n, y)
+			tid, err := n.Finish(ctx, x.ID, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if applied {
+				commit(t, n, write(4, 0, "its sync takes Apply's batch to disk"))
+			}
+			disk = disk.CrashClone(vfs.CrashCloneCfg{}) // what was synced, and nothing else
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+			unplace(t, dir, x.ID, tid, 2, 1)
+			n = open(t, dir, func(c *node.Config) { c.FS = disk })
+			if got := readBlob(t, n, 1, tid) + readBlob(t, n, 9, first); got != "onebefore" {
+				t.Error(got)
+			}
+			if got := readBlob(t, n, 2, tid); len(got) != 400_000 {
+				t.Error(len(got))
+			}
+			if got := files(t, filepath.Join(dir, "blobs")); len(got) != 3 {
+				t.Error(got)
+			}
+			blocks, err := n.Blocks()
+			if err != nil {
+				t.Fatal(err)
+			}
+			rev, err := n.LoadSerial(ctx, 2, tid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := blocks.Has(ctx, rev.Blob.CID()); err != nil || !ok {
+				t.Error("its references are lost", ok, err)
+			}
+		})
 	}
 }
 

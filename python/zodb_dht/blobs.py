@@ -6,6 +6,7 @@ the directory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, BinaryIO, cast
 
@@ -59,8 +60,13 @@ class Blobs(Reader):
         if not os.path.isfile(filename):
             raise Usage(f"the blob of oid {oid_repr(oid)}: {filename!r} is not the name of a file")
         handed = os.path.join(self.fshelper.temp_dir, f"{phase.txn_id.hex()}-{oid.hex()}")
-        rename_or_copy_blob(os.fspath(filename), handed)
-        phase.stage_blob(oid, handed)
+        try:
+            rename_or_copy_blob(os.fspath(filename), handed)
+            phase.stage_blob(oid, handed)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # half a copy, on a full disk
+                os.remove(handed)
+            raise
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """The name of the committed file; nobody may write to it. POSKeyError: the revision has none."""

@@ -180,25 +180,23 @@ func (d *Dir) Close() error {
 	return d.lock.Close()
 }
 
-// makeSynced makes a directory below root and all missing between them, each durable in its parent.
-func makeSynced(root, path string) error {
+// makeDirs makes a directory below root and all missing between them; it returns those that got an entry and are to be synced.
+func makeDirs(root, path string) (changed []string, err error) {
 	if path == root {
-		return nil
+		return nil, nil
 	}
-	err := os.Mkdir(path, 0o777)
+	above := filepath.Dir(path)
+	err = os.Mkdir(path, 0o777)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeSynced(root, filepath.Dir(path)); err != nil {
-			return err
+		if changed, err = makeDirs(root, above); err != nil {
+			return nil, err
 		}
 		err = os.Mkdir(path, 0o777)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		return changed, nil
 	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return append(changed, above), err
 }
 
 func syncDir(path string) error {

@@ -53,7 +53,7 @@ wheel() {
   tools
   [ -x .venv/bin/python ] || "$(python)" -m venv .venv
   .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
-  rm -rf build/wheel
+  rm -rf build/wheel build/bdist.* build/lib.*  # what an interrupted build left
   echo "building the extension and the wheel ..." >&2
   .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
   ls build/wheel/*.whl
@@ -74,20 +74,42 @@ case "${1:-help}" in
     install_wheel
     echo "== pytest ==" >&2
     .venv/bin/python -m pytest -q tests ;;
-  race)  go test -race -tags "$TAGS" ./... ;;
+  race)  need go "Go 1.26 or newer (https://go.dev/dl/)"; go test -race -tags "$TAGS" ./... ;;
   lint)
     venv test
     go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$LINT"
-    "$(go env GOPATH)/bin/golangci-lint" run --build-tags "$TAGS" ./...
+    lint=$(go env GOPATH)/bin/golangci-lint
+    "$lint" run --build-tags "$TAGS" ./...
+    # The extension's files need Python's headers, and its symbols stay open until an interpreter loads it: see setup.py.
+    CGO_ENABLED=1 CGO_CFLAGS="-I$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')" \
+      CGO_LDFLAGS_ALLOW='-Wl,.*' CGO_LDFLAGS=-Wl,--unresolved-symbols=ignore-all \
+      "$lint" run --build-tags "$TAGS,python" ./bridge/...
     .venv/bin/ruff check python tests setup.py
     .venv/bin/ruff format --check python tests setup.py
-    .venv/bin/mypy python/zodb_dht ;;
+<<<<<<< HEAD
+    .venv/bin/mypy python/zodb_dht
+    install_wheel
+    .venv/bin/python -m mypy.stubtest zodb_dht._core ;;
   soak)
     venv test; install_wheel
     export ZODB_DHT_SOAK_ROUNDS="${2:-5000}"
     go test -tags "$TAGS" -timeout 0 -count 1 -v -run Kill9 ./tests/crash
     .venv/bin/python -m pytest -q -s tests/crash ;;
   bench) venv test; install_wheel; shift; go run -tags "$TAGS" ./cmd/bench "${@:-compare}" ;;
+=======
+    .venv/bin/mypy python/zodb_dht ;;
+  soak)  venv test; install_wheel; ZODB_DHT_SOAK_ROUNDS="${2:-5000}" .venv/bin/python -m pytest -q tests/crash ;;
+  bench)
+    shift
+    [ $# -gt 0 ] || set -- compare
+    if [ "$1" = compare ]; then
+      venv test; install_wheel
+      .venv/bin/python -m pip install --quiet -r tests/bench/requirements.txt
+    else
+      tools
+    fi
+    go run -tags "$TAGS" ./cmd/bench "$@" ;;
+>>>>>>> bench
   wheel) wheel ;;
   clean) rm -rf .venv build dist python/*.egg-info python/zodb_dht/_core.abi3.* python/zodb_dht/_bin ;;
   help)
@@ -95,9 +117,9 @@ case "${1:-help}" in
 ./build.sh demo   build, install, and run a real catalog on a peer beside FileStorage
 ./build.sh test   every test, Go and Python
 ./build.sh race   the Go tests under the race detector
-./build.sh lint   golangci-lint, ruff, mypy --strict
+./build.sh lint   golangci-lint (the arrows, too), ruff, mypy --strict, stubtest
 ./build.sh soak [ROUNDS]   kill -9 a committing process, many times (5000)
-./build.sh bench [ARGS]    the benchmark, beside the other storages (compare)
+./build.sh bench [ARGS]    the benchmark: compare (beside the other storages), core, help
 ./build.sh wheel  the wheel, in build/wheel
 ./build.sh clean  remove what the others made
 EOF

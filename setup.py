@@ -10,8 +10,8 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,7 +32,9 @@ class BuildGo(build_ext):
         need(compiler, "a C compiler (Debian: apt-get install gcc libc6-dev)")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        undefined = "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else "-Wl,--unresolved-symbols=ignore-all"
+        undefined = (
+            "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else "-Wl,--unresolved-symbols=ignore-all"
+        )
         env = dict(os.environ, CGO_ENABLED="1", CGO_LDFLAGS=undefined, CGO_LDFLAGS_ALLOW="-Wl,.*")
         env["CGO_CFLAGS"] = f"-O2 -I{sysconfig.get_paths()['include']}"
         common = [go, "build", "-trimpath", "-ldflags=-s -w"]

@@ -16,7 +16,7 @@
 
 extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
 extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
-extern uint64_t zd_visible(uint64_t h);
+extern int zd_visible(uint64_t h, uint64_t *tid);
 extern void zd_call(int op, uint64_t h, char *req, size_t size, zd_reply *out);
 extern uint64_t zd_start(int op, uint64_t h, char *req, size_t size);
 extern int zd_wait(uint64_t token, int ms, zd_reply *out);
@@ -376,6 +376,8 @@ METHOD(node_load_many) {
 
 static uint64_t size_arg(PyObject *o) {
     unsigned long long v = PyLong_AsUnsignedLongLong(o);
+    if (v == (unsigned long long)-1 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+        PyErr_SetString(PyExc_ValueError, "a count must be within 0 and 2**64 - 1");
     return v;
 }
 
@@ -433,13 +435,20 @@ METHOD(node_transactions) {
     return finished(&out, &a, list);
 }
 
+static void raise_panic(void) { raise_code("broken", "the core panicked; this peer commits nothing any more", NULL); }
+
+// visible is zd_visible with an exception.
+static int visible(uint64_t h, uint64_t *tid) {
+    int code = zd_visible(h, tid);
+    if (code == -1) raise_code("closed", "the peer directory is closed", NULL);
+    if (code == -2) raise_panic();
+    return code;
+}
+
 METHOD(node_last_tid) {
     if (!nargs_is(n, 0, "last_tid") || after_fork()) return NULL;
-    if (!H(self)) {
-        raise_code("closed", "the peer directory is closed", NULL);
-        return NULL;
-    }
-    return tid_bytes(zd_visible(H(self)));
+    uint64_t tid;
+    return visible(H(self), &tid) < 0 ? NULL : tid_bytes(tid);
 }
 
 METHOD(node_stats) {
@@ -775,6 +784,10 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
     }
     if (after_fork()) return NULL;
     int64_t n = zd_try_load(v->node->h, as_u64(p), v->at, v->buf, VIEW_BUFFER, &tid);
+    if (n == -2) {
+        raise_panic();
+        return NULL;
+    }
     return n >= 0 ? revision(v, v->buf, n, tid) : load_slowly(v, oid, p);
 }
 
@@ -787,6 +800,10 @@ static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
     n = zd_load(h, as_u64(p), at, buf, sizeof buf, &tid);
     Py_END_ALLOW_THREADS
     if (n >= 0) return revision(v, buf, n, tid);
+    if (n == -2) {
+        raise_panic();
+        return NULL;
+    }
     // A large record, or an error: asked for again, as the newest revision before the tid after the snapshot.
     request r = {0};
     zd_reply out;
@@ -842,12 +859,7 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
         return NULL;
     }
     if (v->at == NEWEST) { // a new connection has nothing to forget
-        if (after_fork()) return NULL;
-        if (!v->node->h) {
-            raise_code("closed", "the peer directory is closed", NULL);
-            return NULL;
-        }
-        v->at = zd_visible(v->node->h);
+        if (after_fork() || visible(v->node->h, &v->at) < 0) return NULL;
         return PyList_New(0);
     }
     PyObject *mine = PySet_New(own); // of tids
@@ -890,7 +902,8 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
 static PyObject *view_at(PyObject *self, void *unused) {
     (void)unused;
     if (after_fork()) return NULL;
-    return tid_bytes(VIEW(self)->at != NEWEST ? VIEW(self)->at : zd_visible(VIEW(self)->node->h));
+    uint64_t at = VIEW(self)->at;
+    return at == NEWEST && visible(VIEW(self)->node->h, &at) < 0 ? NULL : tid_bytes(at);
 }
 
 // ---- the module ----

@@ -19,6 +19,7 @@ import (
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/node"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -26,7 +27,7 @@ func main() {}
 
 // handles names open nodes to C, which can't hold a pointer of Go's: a slot and how often it was used. The one global of the
 // bridge: C has nothing else to find a node by.
-var handles struct {
+var handles struct { //nolint:gochecknoglobals // see above
 	slots [256]atomic.Pointer[node.Node]
 	uses  [256]atomic.Uint32
 	mu    sync.Mutex // guards giving a slot out
@@ -49,7 +50,7 @@ func handleOf(n *node.Node) (uint64, error) {
 }
 
 func nodeOf(h uint64) *node.Node {
-	if handles.uses[h&0xff].Load() != uint32(h>>8) {
+	if uint64(handles.uses[h&0xff].Load()) != h>>8 {
 		return nil
 	}
 	return handles.slots[h&0xff].Load()
@@ -61,7 +62,7 @@ func guard(name string, h uint64, failed func(error)) {
 	if p == nil {
 		return
 	}
-	err := fmt.Errorf("panic in %s: %v\n%s", name, p, debug.Stack())
+	err := error(&replica.Broken{Cause: fmt.Errorf("panic in %s: %v\n%s", name, p, debug.Stack())})
 	if n := nodeOf(h); n != nil {
 		n.Poison(err)
 	}
@@ -71,11 +72,12 @@ func guard(name string, h uint64, failed func(error)) {
 // newest, as a snapshot, is whatever is visible at the moment.
 const newest = 1<<64 - 1
 
-// zd_try_load copies a record that is in memory; -1: not there, or larger than cap, or closed.
+// zd_try_load copies a record that is in memory; -1: not there, or larger than cap, or closed; -2: a panic.
 //
 //export zd_try_load
 func zd_try_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint64_t) (n C.int64_t) {
-	defer guard("try_load", uint64(h), func(error) { n = -1 })
+	defer guard("try_load", uint64(h), func(error) { n = -2 })
+	trip("zd_try_load")
 	nd := nodeOf(uint64(h))
 	if nd == nil {
 		return -1
@@ -91,11 +93,13 @@ func zd_try_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint6
 	return C.int64_t(got)
 }
 
-// zd_load reads a record that is not in memory; -1: zd_call has to say why not, or the record is larger than cap.
+// zd_load reads a record that is not in memory; -1: zd_call has to say why not, or the record is larger than cap; -2:
+// a panic.
 //
 //export zd_load
 func zd_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint64_t) (n C.int64_t) {
-	defer guard("load", uint64(h), func(error) { n = -1 })
+	defer guard("load", uint64(h), func(error) { n = -2 })
+	trip("zd_load")
 	nd := nodeOf(uint64(h))
 	if nd == nil {
 		return -1
@@ -111,14 +115,17 @@ func zd_load(h, oid, at C.uint64_t, buf *C.char, size C.size_t, tid *C.uint64_t)
 	return C.int64_t(got)
 }
 
-// zd_visible is the last transaction that readers see; 0 if the node is closed.
+// zd_visible is the last transaction that readers see; -1: the node is closed, -2: a panic.
 //
 //export zd_visible
-func zd_visible(h C.uint64_t) (tid C.uint64_t) {
-	defer guard("visible", uint64(h), func(error) { tid = 0 })
-	if nd := nodeOf(uint64(h)); nd != nil {
-		return C.uint64_t(nd.Visible())
+func zd_visible(h C.uint64_t, tid *C.uint64_t) (code C.int) {
+	defer guard("visible", uint64(h), func(error) { code = -2 })
+	trip("zd_visible")
+	nd := nodeOf(uint64(h))
+	if nd == nil {
+		return -1
 	}
+	*tid = C.uint64_t(nd.Visible())
 	return 0
 }
 
@@ -128,6 +135,7 @@ func zd_visible(h C.uint64_t) (tid C.uint64_t) {
 func zd_call(op C.int, h C.uint64_t, req *C.char, size C.size_t, out *C.zd_reply) {
 	fail := func(err error) { reply(out, nil, err) }
 	defer guard(opName(int(op)), uint64(h), fail)
+	trip("zd_call")
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	data, err := call(ctx, int(op), uint64(h), unsafe.Slice((*byte)(unsafe.Pointer(req)), int(size)))
@@ -137,44 +145,67 @@ func zd_call(op C.int, h C.uint64_t, req *C.char, size C.size_t, out *C.zd_reply
 // waiting is a call that runs in a goroutine of its own while its thread looks for signals. C waits until it is done, also after
 // a cancel: so C's request stays as long as it is read, and C owns the goroutine.
 type waiting struct {
+	h      uint64
 	cancel context.CancelFunc
 	done   chan struct{}
 	data   []byte
 	err    error
 }
 
+//nolint:gochecknoglobals // C, which started a call, can find it only here
 var (
 	waits    sync.Map // token -> *waiting; each is removed by the zd_wait that sees its end
 	lastWait atomic.Uint64
 )
 
+func waitingOf(token C.uint64_t) *waiting {
+	v, _ := waits.Load(uint64(token))
+	w, _ := v.(*waiting)
+	return w
+}
+
 // zd_start begins a call and returns a token for zd_wait.
 //
 //export zd_start
-func zd_start(op C.int, h C.uint64_t, req *C.char, size C.size_t) C.uint64_t {
+func zd_start(op C.int, h C.uint64_t, req *C.char, size C.size_t) (token C.uint64_t) {
+	defer guard("start", uint64(h), func(err error) {
+		w := &waiting{h: uint64(h), cancel: func() {}, done: make(chan struct{}), err: err}
+		close(w.done)
+		token = C.uint64_t(lastWait.Add(1))
+		waits.Store(uint64(token), w)
+	})
+	trip("zd_start")
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	w := &waiting{cancel: cancel, done: make(chan struct{})}
-	token := lastWait.Add(1)
-	waits.Store(token, w)
+	w := &waiting{h: uint64(h), cancel: cancel, done: make(chan struct{})}
+	token = C.uint64_t(lastWait.Add(1))
+	waits.Store(uint64(token), w)
 	b := unsafe.Slice((*byte)(unsafe.Pointer(req)), int(size))
 	go func() {
 		defer close(w.done)
 		defer guard(opName(int(op)), uint64(h), func(err error) { w.err = err })
+		trip("waiting")
 		w.data, w.err = call(ctx, int(op), uint64(h), b)
 	}()
-	return C.uint64_t(token)
+	return token
 }
 
 // zd_wait waits for a call's end, at most ms milliseconds; 0: not yet.
 //
 //export zd_wait
-func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) C.int {
-	v, ok := waits.Load(uint64(token))
-	if !ok {
+func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) (done C.int) {
+	w := waitingOf(token)
+	if w == nil {
 		reply(out, nil, errRequest)
 		return 1
 	}
-	w := v.(*waiting)
+	defer guard("wait", w.h, func(err error) {
+		w.cancel()
+		<-w.done // it reads C's request
+		waits.Delete(uint64(token))
+		reply(out, nil, err)
+		done = 1
+	})
+	trip("zd_wait")
 	timer := time.NewTimer(time.Duration(ms) * time.Millisecond)
 	defer timer.Stop()
 	select {
@@ -192,9 +223,13 @@ func zd_wait(token C.uint64_t, ms C.int, out *C.zd_reply) C.int {
 //
 //export zd_cancel
 func zd_cancel(token C.uint64_t) {
-	if v, ok := waits.Load(uint64(token)); ok {
-		v.(*waiting).cancel()
+	w := waitingOf(token)
+	if w == nil {
+		return
 	}
+	defer guard("cancel", w.h, func(error) { w.cancel() })
+	trip("zd_cancel")
+	w.cancel()
 }
 
 // reply copies into memory of malloc, which C frees.
@@ -255,7 +290,7 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	case C.ZD_ABORT:
 		return nil, n.Abort(ctx, r.id())
 	case C.ZD_RESTORE:
-		return s.restore(ctx, r)
+		return nil, s.restore(ctx, r)
 	case C.ZD_DRAIN:
 		return nil, n.Drain(ctx)
 	case C.ZD_OUTCOME:

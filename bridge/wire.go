@@ -217,12 +217,12 @@ func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
 	return dst, err
 }
 
-func (s service) restore(ctx context.Context, r *request) ([]byte, error) {
+func (s service) restore(ctx context.Context, r *request) error {
 	t := zodb.Txn{ID: r.id(), Tid: zodb.Tid(r.uint64()), Status: r.byte()}
 	t.User, t.Description, t.Extension = r.field(), r.field(), r.field()
 	n := r.uint64()
 	if n > uint64(len(r.b)) || r.err != nil {
-		return nil, errRequest
+		return errRequest
 	}
 	t.Writes = make([]zodb.Write, n)
 	for i := range t.Writes {
@@ -236,9 +236,9 @@ func (s service) restore(ctx context.Context, r *request) ([]byte, error) {
 		}
 	}
 	if r.err != nil {
-		return nil, r.err
+		return r.err
 	}
-	return nil, s.n.Restore(ctx, &t)
+	return s.n.Restore(ctx, &t)
 }
 
 func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {

@@ -30,16 +30,16 @@ func (a *app) progress(what string) (report func(done, total uint64), end func()
 		return func(uint64, uint64) {}, func() {}
 	}
 	var bar *progressbar.ProgressBar
-	var max uint64
+	var size uint64
 	report = func(done, total uint64) {
 		if bar == nil {
 			bar = progressbar.NewOptions64(int64(total), progressbar.OptionSetDescription(what), progressbar.OptionSetWriter(a.stderr),
 				progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("records"),
 				progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())
-			max = total
+			size = total
 		}
-		if total != max {
-			max = total
+		if total != size {
+			size = total
 			bar.ChangeMax64(int64(total))
 		}
 		_ = bar.Set64(int64(min(done, total))) // what can fail is drawing

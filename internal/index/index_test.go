@@ -1,7 +1,6 @@
 package index_test
 
 import (
-	"io"
 	"log/slog"
 	"testing"
 
@@ -29,7 +28,7 @@ func openStore(t testing.TB) index.State {
 
 func openAt(t testing.TB, fs vfs.FS, create bool) *index.Store {
 	t.Helper()
-	s, err := index.Open(index.Config{Dir: "db", FS: fs, Create: create, CacheBytes: 1 << 20, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s, err := index.Open(index.Config{Dir: "db", FS: fs, Create: create, CacheBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

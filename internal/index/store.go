@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -26,7 +25,7 @@ type Config struct {
 	// CacheBytes bounds the cache of uncompressed table blocks. 0 means 64 MiB.
 	CacheBytes int64
 	// MemTableBytes bounds what is in memory and in the write-ahead log only, and with it what an open after a crash has to
-	// replay. 0 means 16 MiB.
+	// replay. 0 means MemTable.
 	MemTableBytes uint64
 	Create        bool
 	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
@@ -37,7 +36,8 @@ type Config struct {
 
 const (
 	defaultBlockCache = 64 << 20
-	defaultMemTable   = 16 << 20
+	// MemTable is the default of Config.MemTableBytes, 16 MiB.
+	MemTable = 16 << 20
 	// headCache bounds the known heads: two generations of this many, about 5 MiB.
 	headCache = 1 << 16
 )
@@ -46,7 +46,9 @@ const (
 type Store struct {
 	db     *pebble.DB
 	cache  *pebble.Cache
-	broken atomic.Pointer[error]
+	broken atomic.Bool
+	fence  fence
+	parked chan struct{} // closed when a call into Pebble never came back: it holds Pebble's locks for good
 
 	// Written by Apply only.
 	heads    *recent[zodb.Oid, head]
@@ -64,7 +66,7 @@ type Store struct {
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{heads: newRecent[zodb.Oid, head](headCache), outcomes: newRecent[zodb.TxnID, Position](outcomeWindow)}
+	s := &Store{heads: newRecent[zodb.Oid, head](headCache), outcomes: newRecent[zodb.TxnID, Position](outcomeWindow), parked: make(chan struct{})}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -101,26 +103,33 @@ func orDefault[T int64 | uint64](v, d T) T {
 }
 
 func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
-	log := &pebbleLog{log: cfg.Logger, broken: func(err error) {
-		s.broken.CompareAndSwap(nil, &err)
+	log := &pebbleLog{log: cfg.Logger, parked: s.parked, broken: func(err error) {
+		s.Fence()
 		if cfg.Broken != nil {
 			cfg.Broken(err)
 		}
 	}}
+	fsys := cfg.FS
+	if fsys == nil {
+		fsys = vfs.Default
+	}
+	s.fence.broken, s.fence.park = log.broken, log.park
 	opts := &pebble.Options{
-		FS:                 cfg.FS,
+		FS:                 s.fence.wrap(fsys),
 		Cache:              s.cache,
 		Comparer:           comparer(),
 		FormatMajorVersion: pebble.FormatTableFormatV6, // pinned: above FormatWALSyncChunks, see docs/format.md
 		Logger:             log,
 		EventListener:      log.events(),
-		MemTableSize:       orDefault(cfg.MemTableBytes, defaultMemTable),
+		MemTableSize:       orDefault(cfg.MemTableBytes, MemTable),
 		ErrorIfNotExists:   !cfg.Create,
 		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		MaxOpenFiles:                512,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+		// Fewer, larger compactions: what they cost, applications on the other cores feel. Loads skip tables by their filters.
+		L0CompactionThreshold:      8,
+		L0StopWritesThreshold:      32,
+		MaxOpenFiles:               512,
+		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
 	}
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 16 << 10
@@ -140,8 +149,14 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	done := make(chan opening, 1)
 	log.fatal = make(chan error, 1)
 	go func() {
-		db, err := pebble.Open(cfg.Dir, opts)
-		done <- opening{db, err}
+		var o opening
+		defer func() {
+			if p := recover(); p != nil {
+				o.err = fmt.Errorf("%w: %v", ErrBroken, p)
+			}
+			done <- o
+		}()
+		o.db, o.err = pebble.Open(cfg.Dir, opts)
 	}()
 	select {
 	case o := <-done:
@@ -185,28 +200,52 @@ func (s *Store) Stats() Stats { return s.current.Load().Stats }
 // DiskSize is what the instance takes on disk, in bytes.
 func (s *Store) DiskSize() uint64 { return s.db.Metrics().DiskSpaceUsage() }
 
-// Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a
-// failure of Pebble's it leaves Pebble alone: its goroutines are parked.
-func (s *Store) Close() error {
-	s.readers.close()
-	if s.broken.Load() != nil {
-		return nil
-	}
-	defer s.cache.Unref()
-	return errors.Join(s.db.Flush(), s.db.Close())
+// Fence keeps the disk as it is from now on, for good: something that was to be durable is not. Reads go on.
+func (s *Store) Fence() {
+	s.broken.Store(true)
+	s.fence.down.Store(true)
 }
 
-// Abandon is Close after a failure that Pebble may not have told of itself: nothing in memory is written any more. It
-// reports whether Pebble is closed. If not (stuck: one of its callers is parked in it), what Pebble holds is the
-// process' until that ends, and it may still write to the directory.
-func (s *Store) Abandon(stuck bool) (closed bool) {
+// Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a failure it
+// writes nothing; if a call into Pebble never came back it leaves Pebble alone, see Abandoned.
+func (s *Store) Close() error {
 	s.readers.close()
-	if stuck || s.broken.Load() != nil {
+	if !s.broken.Load() {
+		err := s.db.Flush()
+		if !s.broken.Load() {
+			defer s.cache.Unref()
+			return errors.Join(err, s.db.Close())
+		}
+	}
+	if s.Abandoned() {
+		return nil
+	}
+	s.fence.closing.Store(true) // the log's driver, which makes logs, has ended
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
+		_ = s.db.Close()
+		s.cache.Unref()
+	}()
+	select {
+	case <-closed:
+	case <-s.parked:
+	}
+	return nil
+}
+
+// Parked is closed when a call into Pebble will never come back.
+func (s *Store) Parked() <-chan struct{} { return s.parked }
+
+// Abandoned says that a closed store could not be taken down: its memory, files and Pebble's lock are the process' until it ends.
+func (s *Store) Abandoned() bool {
+	select {
+	case <-s.parked:
+		return true
+	default:
 		return false
 	}
-	defer s.cache.Unref()
-	_ = s.db.Close() // repeats the failure that was told
-	return s.broken.Load() == nil
 }
 
 // pebbleLog turns Pebble's logger into ours, and its process exits into a broken store.
@@ -214,6 +253,8 @@ type pebbleLog struct {
 	log    *slog.Logger
 	broken func(error)
 	fatal  chan error // while Pebble opens: where Fatalf reports to
+	parked chan struct{}
+	once   sync.Once // closes parked
 }
 
 // ErrBroken says that Pebble could not go on; see Config.Broken.
@@ -223,35 +264,22 @@ func (l *pebbleLog) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(
 
 func (l *pebbleLog) Errorf(format string, args ...any) { l.log.Error(fmt.Sprintf(format, args...)) }
 
-// Fatalf must not return, by Pebble's contract: what called it holds Pebble's locks and would go on with a lost write. It
-// poisons the node. Then it panics if the write is ours, whose caller recovers, so that a client's thread is not lost; a
-// goroutine of Pebble's own is parked for good.
+// Fatalf must not return, by Pebble's contract: what called it holds Pebble's locks and would go on with a lost write. It must not
+// panic either: Pebble's defers release locks that are not held then, which ends the process.
 func (l *pebbleLog) Fatalf(format string, args ...any) {
-	err := fmt.Errorf("%w: %w", ErrBroken, fmt.Errorf(format, args...))
+	l.park(fmt.Errorf("%w: %w", ErrBroken, fmt.Errorf(format, args...)))
+}
+
+// park breaks the store and does not return: the goroutine and the locks that it holds are lost. Of ours, only the log's driver
+// comes where that can happen, in its goroutine (replica's rotateAt); nobody waits for it then.
+func (l *pebbleLog) park(err error) {
 	l.broken(err)
+	l.once.Do(func() { close(l.parked) })
 	select {
 	case l.fatal <- err:
 	default:
 	}
-	if calledByUs() {
-		panic(err)
-	}
 	select {}
-}
-
-// calledByUs looks for this project's own write paths, which recover, among the callers.
-func calledByUs() bool {
-	var pcs [64]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
-	for {
-		f, more := frames.Next()
-		if strings.HasSuffix(f.Function, "replica.(*Replica).drive") || strings.HasSuffix(f.Function, "node.(*Node).guarded") {
-			return true
-		}
-		if !more {
-			return false
-		}
-	}
 }
 
 func (l *pebbleLog) events() *pebble.EventListener {

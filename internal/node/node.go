@@ -34,6 +34,7 @@ type Node struct {
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
 	poison  atomic.Pointer[poisoning]
+	started atomic.Bool  // log and store are set
 	calls   sync.RWMutex // read-locked by each operation under way; Close locks it before it closes what they use
 
 	// mu orders publication. Taken before a cache shard's. Never held across I/O or a call into the log.
@@ -99,14 +100,25 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
-		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Poisoned: n.Poison, Logger: n.cfg.Logger,
+		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
 	if err != nil {
 		return err
 	}
+	n.started.Store(true)
+	if err := n.Broken(); err != nil { // while it started
+		n.end(err)
+		return nil // what is staged stays: not all that is committed may be applied
+	}
 	return n.blobs.Resolve(ctx)
+}
+
+// end tells the log and the store that this node is poisoned.
+func (n *Node) end(err error) {
+	n.store.Fence()
+	n.log.Poison(err)
 }
 
 // openError tells a file system's refusal from damage.
@@ -187,8 +199,8 @@ func (n *Node) Poison(err error) {
 		return
 	}
 	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err)
-	if log := n.log; log != nil {
-		log.Poison(err)
+	if n.started.Load() {
+		n.end(err)
 	}
 }
 
@@ -222,7 +234,8 @@ func (n *Node) enterWrite() error {
 }
 
 // Close ends the peer: operations under way are waited for (each has its deadline), the log stops, memory is written to tables.
-// A second Close does nothing. A broken peer writes nothing any more; if its disk parked a thread for good, it keeps its directory until the process ends.
+// A second Close does nothing. A broken peer writes nothing any more; one whose disk parked Pebble for good keeps its directory until the
+// process ends.
 func (n *Node) Close() error {
 	if !n.closed.CompareAndSwap(false, true) {
 		return nil
@@ -251,14 +264,12 @@ func (n *Node) stop() error {
 	if n.ahead != nil {
 		n.ahead.close()
 	}
-	if n.store != nil && n.Broken() != nil {
-		if !n.store.Abandon(n.log != nil && n.log.Stuck()) {
-			return errors.Join(errs...) // the lock stays, too: what is left of Pebble may still write to the directory
-		}
-		return errors.Join(append(errs, n.dir.close())...)
-	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
+		if n.store.Abandoned() {
+			// The directory stays this process': who opens it is told so, until the process ends.
+			return errors.Join(errs...)
+		}
 	}
 	return errors.Join(append(errs, n.dir.close())...)
 }

@@ -1,11 +1,11 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+	quiet = slog.New(slog.DiscardHandler)
 	ctx   = context.Background()
 	ids   atomic.Uint64
 )
@@ -90,7 +90,7 @@ func load(t testing.TB, n *node.Node, oid zodb.Oid, at zodb.Tid) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ok && (string(buf[:size]) != string(rev.Data) || tid != rev.Tid) {
+	if ok && (!bytes.Equal(buf[:size], rev.Data) || tid != rev.Tid) {
 		t.Fatalf("memory says %q at %s, the state %q at %s", buf[:size], tid, rev.Data, rev.Tid)
 	}
 	return string(rev.Data)
@@ -220,12 +220,12 @@ func TestNoReaderSeesATransactionInPart(t *testing.T) {
 				at = now
 				a, errA := n.Load(ctx, 1, at)
 				b, errB := n.Load(ctx, 2, at)
-				if errA != nil || errB != nil || string(a.Data) != string(b.Data) || a.Tid > at {
+				if errA != nil || errB != nil || !bytes.Equal(a.Data, b.Data) || a.Tid > at {
 					t.Errorf("at %s: %q of %s, %q of %s (%v %v)", at, a.Data, a.Tid, b.Data, b.Tid, errA, errB)
 					return
 				}
 				buf := make([]byte, 16)
-				if size, tid, ok := n.TryLoad(1, at, buf); ok && (string(buf[:size]) != string(b.Data) || tid != b.Tid) {
+				if size, tid, ok := n.TryLoad(1, at, buf); ok && (!bytes.Equal(buf[:size], b.Data) || tid != b.Tid) {
 					t.Errorf("memory at %s: %q of %s, the state %q of %s", at, buf[:size], tid, b.Data, b.Tid)
 					return
 				}

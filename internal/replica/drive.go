@@ -106,46 +106,100 @@ func (r *Replica) send(m *raftpb.Message) {
 	}
 }
 
-// drive is the driver's goroutine: the only one that writes and applies.
-func (r *Replica) drive() {
+// serve is the driver's goroutine: it drives whatever no caller drives.
+func (r *Replica) serve() {
 	defer close(r.driven)
-	defer r.guard("driver")
-	defer r.idle() // before the guard tells anybody
 	for {
 		select {
 		case <-r.kick:
 		case <-r.dead:
 			return
 		}
-		for {
-			more, err := r.round()
-			if err != nil {
-				r.idle()
-				r.end(&Broken{Cause: err})
-				return
-			}
-			if !more {
-				break
-			}
-			runtime.Gosched()
+		if !r.start() {
+			continue // a caller drives; it kicks again for what it leaves
 		}
+		r.drive(nil)
 		if r.failure() != nil {
 			return
 		}
 	}
 }
 
-// idle says that the driver is in no call from which it might not come back.
-func (r *Replica) idle() {
+// start takes the drive, false if somebody has it.
+func (r *Replica) start() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.busy = false
+	free := !r.mu.driving
+	r.mu.driving = true
+	return free
+}
+
+// drive takes the replica through rounds: the one place that writes and applies. Who calls it has set r.mu.driving. The goroutine
+// (own is nil) drives until nothing is left to do; a caller until its own proposal is decided or others wait, whose rounds shall
+// not cost it time.
+func (r *Replica) drive(own *proposal) {
+	released := false
+	defer r.guard("driver")
+	defer func() {
+		if !released {
+			r.leave() // before the guard tells anybody
+		}
+	}()
+	for {
+		more, err := r.round(own)
+		if err != nil {
+			r.leave()
+			released = true
+			r.end(&Broken{Cause: err})
+			return
+		}
+		if !more {
+			released = true
+			return
+		}
+		if own == nil {
+			if err := r.rotate(); err != nil {
+				r.leave()
+				released = true
+				r.end(&Broken{Cause: err})
+				return
+			}
+			runtime.Gosched()
+		}
+	}
+}
+
+// rotate asks Pebble for a new memtable once the present one may be three quarters full.
+func (r *Replica) rotate() error {
+	r.mu.Lock()
+	full := r.mu.filled > rotateAt && r.mu.restoring == 0 // an import does better with large ones
+	if full {
+		r.mu.filled = 0
+	}
+	r.mu.Unlock()
+	if !full {
+		return nil
+	}
+	if _, err := r.cfg.DB.AsyncFlush(); err != nil {
+		return fmt.Errorf("rotate the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
+const rowBytes = 260
+
+// leave gives the drive up after a failure: nobody takes rounds any more once that is told.
+func (r *Replica) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.driving = false
 }
 
 // round starts one append, applies what earlier ones made committed while the disk syncs it, and then lets raft answer. It reports
-// whether there was anything to do.
-func (r *Replica) round() (bool, error) {
-	appends, applies, err := r.take()
+// whether there was anything to do; if not, the drive was given up.
+func (r *Replica) round(own *proposal) (bool, error) {
+	appends, applies, err := r.take(own)
 	if err != nil || len(appends)+len(applies) == 0 {
 		return false, err
 	}
@@ -182,12 +236,20 @@ func lastOf(appends []*raftpb.Message) uint64 {
 	return 0
 }
 
-// take proposes what waits and gives the driver its work, none if there is nothing to do or the replica has ended.
-func (r *Replica) take() (appends, applies []*raftpb.Message, err error) {
+// take proposes what waits and gives the driver its work; none, and the drive is given up, if there is nothing to do, the replica
+// has ended, or the rest is not own's.
+func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.busy = false
 	if r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed) {
+		r.mu.driving = false
+		return nil, nil, nil
+	}
+	if own != nil && own.given && (len(r.mu.queue) > 0 || r.mu.waiting[own.id] == nil) {
+		r.mu.driving = false
+		if r.mu.err != nil || len(r.mu.queue)+len(r.mu.appends)+len(r.mu.applies) > 0 {
+			r.wake()
+		}
 		return nil, nil, nil
 	}
 	if len(r.mu.queue) > 0 && r.mu.err == nil {
@@ -199,7 +261,10 @@ func (r *Replica) take() (appends, applies []*raftpb.Message, err error) {
 	r.placed()
 	appends, applies = r.mu.appends, r.mu.applies
 	r.mu.appends, r.mu.applies = nil, nil
-	r.mu.busy = len(appends)+len(applies) > 0
+	r.mu.driving = len(appends)+len(applies) > 0
+	if !r.mu.driving && own != nil && r.mu.err != nil {
+		r.wake() // the goroutine has to see the end, too
+	}
 	return appends, applies, nil
 }
 
@@ -251,6 +316,7 @@ func (r *Replica) answer(m *raftpb.Message) {
 // apply applies committed entries in order and tells whoever proposed them.
 func (r *Replica) apply(m *raftpb.Message) error {
 	var last uint64
+	filled := 0
 	for _, e := range m.GetEntries() {
 		if e.GetType() != raftpb.EntryNormal {
 			return fmt.Errorf("entry %d changes the members: %w", e.GetIndex(), index.ErrNewerFormat)
@@ -260,11 +326,12 @@ func (r *Replica) apply(m *raftpb.Message) error {
 			return err
 		}
 		last = e.GetIndex()
+		filled += 2*len(e.GetData()) + rowBytes*(len(o.Oids)+4)
 		if len(e.GetData()) > 0 {
 			r.deliver(o, len(e.GetData()))
 		}
 	}
-	_ = r.locked(func() error { r.answer(m); return nil })
+	_ = r.locked(func() error { r.answer(m); r.mu.filled += filled; return nil })
 	if err := r.log.truncate(last); err != nil {
 		return fmt.Errorf("truncate the log: %w", err)
 	}

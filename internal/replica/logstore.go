@@ -91,7 +91,15 @@ func (l *logStore) found() error {
 	if err != nil {
 		return err
 	}
-	return l.db.Set(confKey, v, pebble.Sync)
+	b := l.db.NewBatch()
+	if err := b.Set(confKey, v, nil); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	// As in begin: of Commit(Sync) nobody would hear that it failed.
+	if err := l.db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+		return err
+	}
+	return l.end(b)
 }
 
 func (l *logStore) readCut() error {

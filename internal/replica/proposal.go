@@ -32,8 +32,12 @@ func newProposal(id zodb.TxnID, entry []byte) *proposal {
 
 // decide takes an entry through the log. *InDoubt: it may be in the log. Any other error: it is not, and never will be.
 func (r *Replica) decide(ctx context.Context, p *proposal) (index.Outcome, error) {
-	if err := r.propose(p); err != nil {
+	drives, err := r.propose(p)
+	if err != nil {
 		return index.Outcome{}, err
+	}
+	if drives {
+		r.drive(p)
 	}
 	o, err := r.await(ctx, p)
 	if err == nil {
@@ -50,24 +54,27 @@ func (r *Replica) decide(ctx context.Context, p *proposal) (index.Outcome, error
 	}
 }
 
-// propose queues p for the driver. The caller then waits for p.done.
-func (r *Replica) propose(p *proposal) error {
+// propose queues p. The caller drives if it is told to, then waits for p.done. A restored transaction's does neither.
+func (r *Replica) propose(p *proposal) (drives bool, err error) {
 	r.mu.Lock()
-	if err := r.mu.err; err != nil {
-		r.mu.Unlock()
-		return err
+	defer r.mu.Unlock()
+	if r.mu.err != nil {
+		return false, r.mu.err
 	}
 	r.mu.proposed++
 	p.number = r.mu.proposed
 	p.next = r.mu.waiting[p.id]
 	r.mu.waiting[p.id] = p
 	r.mu.queue = append(r.mu.queue, p)
-	busy := r.mu.busy
-	r.mu.Unlock()
-	if !busy { // else the driver looks again
-		r.wake()
+	if r.mu.driving { // the driver looks again
+		return false, nil
 	}
-	return nil
+	if p.restore || len(p.entry) > maxOwn || r.mu.filled > rotateAt {
+		r.wake()
+		return false, nil
+	}
+	r.mu.driving = true
+	return true, nil
 }
 
 // await waits for p's outcome, at most FinishTimeout.

@@ -3,11 +3,11 @@
 // A transaction is voted (its objects reserved, in memory, at the leader), then finished (one log entry, durable on a majority,
 // applied). Safety rests on Apply, which judges each entry again; reservations only keep transactions from failing late.
 //
-// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one goroutine, the driver, writes to
-// disk and applies. What is proposed while it waits for a sync is one append with one sync afterwards, and what that sync made
-// committed is applied while the next one runs. Callers never touch the disk: a disk that hangs, or a Pebble that parks its
-// caller, costs them a timeout, not the thread. A failed write, a failed sync or a panic poisons the replica: nothing is
-// acknowledged any more, and no write is repeated.
+// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one at a time drives it: writes to disk
+// and applies. That is a goroutine, or whoever proposes while nobody else does: his commit then costs no change of threads (ADR 2).
+// What is proposed while the driver waits for a sync is one append with one sync afterwards, and what that sync made committed is
+// applied while the next one runs. A failed write, a failed sync or a panic poisons the replica: nothing is acknowledged any
+// more, and no write is repeated. A disk that hangs holds the driver, and everybody else until his timeout.
 //
 // Carries G1, G2, G7. Bytes and crash cases: docs/format.md. (The Raft paper: https://raft.github.io/raft.pdf)
 package replica
@@ -44,6 +44,8 @@ type Config struct {
 	Transport Transport   // nil: a group of one voter
 	// Applied is called after each Apply, in order, before the proposer gets its answer. It must not call the replica.
 	Applied func(index.Outcome)
+	// Parked is closed when a call into Pebble will never come back: Close does not wait for the driver then. nil: never.
+	Parked <-chan struct{}
 	// Poisoned is called once, with what broke the replica.
 	Poisoned func(error)
 	// VoteWait bounds a vote's wait for others' reservations. 0 means 10s.
@@ -67,6 +69,11 @@ const (
 	maxUncommitted = 256 << 20
 	// maxRestoring bounds the bytes of restored transactions under way.
 	maxRestoring = 16 << 20
+	// rotateAt is when the driver's goroutine asks Pebble for a new memtable and log, ahead of Pebble's own limit of
+	// index.MemTable. It is the one step that may park its caller for good, if the disk fails, so callers must not come to it.
+	rotateAt = index.MemTable * 3 / 4
+	// maxOwn is the largest entry that its proposer writes: larger ones may be too much for the memtable.
+	maxOwn = 1 << 20
 	// maxRound bounds the entries that one append and one sync take together.
 	maxRound = 8 << 20
 )
@@ -120,7 +127,6 @@ type Replica struct {
 	opened chan struct{} // closed when the voter knows its leader and has applied what was committed before
 	dead   chan struct{} // closed when poisoned
 	driven chan struct{} // closed when the driver has ended
-	lost   chan struct{} // closed when the driver may never come back: Close does not wait for it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the clock; Close cancels it, then waits
 	leads  atomic.Bool
@@ -136,7 +142,8 @@ type Replica struct {
 		proposed  uint64                   // how many proposals there were
 		appends   []*raftpb.Message        // for the driver, in order
 		applies   []*raftpb.Message        // for the driver, in order
-		busy      bool                     // the driver is on its way through a round, and looks again after it
+		driving   bool                     // somebody takes the replica through rounds, and looks for work again after each
+		filled    int                      // bytes that the memtable holds at most, since the last rotation that was asked for
 		lastTid   zodb.Tid                 // the highest suggested
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
@@ -162,7 +169,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
-		dead: make(chan struct{}), driven: make(chan struct{}), lost: make(chan struct{}),
+		dead: make(chan struct{}), driven: make(chan struct{}),
 	}
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
@@ -178,7 +185,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	go r.drive()
+	go r.serve()
 	r.wg.Go(func() { r.tick(run) })
 	if err := r.join(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -225,29 +232,8 @@ func (r *Replica) Status() Status {
 }
 
 // Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once, also by
-// one that Pebble will never let return: Close then does not wait for the driver.
-func (r *Replica) Poison(err error) {
-	r.end(&Broken{Cause: err})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	select {
-	case <-r.lost:
-	default:
-		if r.mu.busy {
-			close(r.lost)
-		}
-	}
-}
-
-// Stuck says, after Close, that the driver may be parked in Pebble for good.
-func (r *Replica) Stuck() bool {
-	select {
-	case <-r.driven:
-		return false
-	default:
-		return true
-	}
-}
+// one that Pebble will never let return.
+func (r *Replica) Poison(err error) { r.end(&Broken{Cause: err}) }
 
 // end stores why the replica stopped and wakes whoever waits.
 func (r *Replica) end(err error) {
@@ -278,7 +264,7 @@ func (r *Replica) failure() error {
 }
 
 // Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver is
-// waited for unless it may be parked.
+// waited for unless a call into Pebble was parked, perhaps the driver's.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()
@@ -286,7 +272,7 @@ func (r *Replica) Close() error {
 	r.wake()
 	select {
 	case <-r.driven:
-	case <-r.lost:
+	case <-r.cfg.Parked:
 		return nil // the driver may still write the mark
 	}
 	return r.log.mark.close()

@@ -28,7 +28,7 @@ func (r *Replica) Restore(ctx context.Context, txn *zodb.Txn) error {
 	}
 	p := newProposal(txn.ID, entry)
 	p.restore = true
-	err := r.propose(p)
+	_, err := r.propose(p)
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()

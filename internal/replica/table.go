@@ -130,7 +130,9 @@ func (w wanted) add(g *grant) {
 		w[oid] = true
 	}
 	for _, oid := range g.reads {
-		w[oid] = w[oid]
+		if !w[oid] {
+			w[oid] = false
+		}
 	}
 }
 

@@ -5,13 +5,14 @@ the names in zodb_dht.errors.CODES and details a dict of bytes/int values (oid, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None: ...
 def version() -> str: ...
 def open(path: str, settings: str) -> Node:
     """Open a peer directory; settings is a JSON object. Releases the GIL."""
 
+@final
 class Node:
     """One open peer directory. Any thread. Every method but close raises Closed after close()."""
 
@@ -41,7 +42,7 @@ class Node:
         writes: Sequence[tuple[bytes, bytes, bytes]],
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
-        """writes (oid, base, data), reads (oid, serial) -> conflicts (oid, base, committed, its data, base data)."""
+        """writes (oid, base, data), reads (oid, serial); conflicts (oid, base, committed, its data, base data)."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...
@@ -65,6 +66,7 @@ class Node:
         """The name of a blob's committed file."""
     def close(self) -> None: ...
 
+@final
 class View:
     """A reader at one snapshot: one thread at a time, like the connection it serves."""
 

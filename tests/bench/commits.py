@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -17,7 +18,11 @@ Results = Iterator[tuple[str, float]]
 MILLI = 1e3
 BODY = 330
 MARK = "/zodb-dht-bench-mark"
-"""os.access() of this path, which does not exist, shows in a system call trace where the measured commits begin and end."""
+<<<<<<< HEAD
+"""os.access() of this path, which does not exist, shows in a trace where the measured commits begin and end."""
+=======
+"""os.access() of this path, which does not exist, shows in a system call trace where measured commits begin and end."""
+>>>>>>> bench
 
 
 def _open(db: Any, numbers: range) -> tuple[Any, transaction.TransactionManager, list[Any]]:
@@ -96,10 +101,8 @@ def _rate(db: Any, objects: int, threads: int, seconds: float) -> float:
     workers = [threading.Thread(target=run, args=(n,)) for n in range(threads)]
     for w in workers:
         w.start()
-    try:
+    with contextlib.suppress(threading.BrokenBarrierError):  # the failure that broke it is raised below
         begun.wait()
-    except threading.BrokenBarrierError:
-        pass  # the failure that broke it is raised below
     start = time.perf_counter()
     stop.wait(seconds)
     stop.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from persistent import Persistent
 from persistent.mapping import PersistentMapping
@@ -52,7 +52,7 @@ def oid_of(number: int) -> bytes:
 class SourceRecord:
     """One record of a transaction to copy, as IStorageIteration yields it."""
 
-    __slots__ = ("oid", "tid", "data")
+    __slots__ = ("data", "oid", "tid")
     version = ""
     data_txn = None
 
@@ -66,7 +66,7 @@ class SourceTransaction:
     status = " "
     user = b""
     description = b"items"
-    extension: dict[str, Any] = {}
+    extension: ClassVar[dict[str, Any]] = {}
     extension_bytes = b""
 
     def __init__(self, tid: bytes, records: list[SourceRecord]) -> None:

@@ -25,7 +25,7 @@ def _memory(field: str) -> float:
 
 def _import_all(spec: storages.Spec) -> None:
     """What opening imports; only the storage's own part is to be measured."""
-    import ZODB.DB  # noqa: F401
+    import ZODB.DB
 
     if spec["kind"] == "filestorage":
         import ZODB.FileStorage  # noqa: F401

@@ -1,4 +1,4 @@
-"""The request of more than 10,000 loads: catalog searches and what they found, in a process that has read nothing yet."""
+"""The request of more than 10,000 loads: catalog searches and what they found, in a process that has read nothing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def timer_cost() -> tuple[float, float]:
 
 
 def _search(root: Any) -> int:
-    """What a user's page asks: words, arguments by name, a listing by title with each document; returns what it found."""
+    """What a user's page asks: words, arguments by name, a listing by title with documents; returns what it found."""
     search, folder = root["catalog"], root["documents"]
     words = search(text="transaction or thread or request")
     found = sum(len(brain.title) > 0 for brain in words)

@@ -17,7 +17,6 @@ import transaction
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.utils import maxtid, oid_repr, readable_tid_repr, z64
-
 from zodb_dht import DHTStorage
 
 DONE, FAILED, USAGE, CORRUPT = 0, 1, 2, 5

@@ -105,7 +105,7 @@ type finding struct {
 	readable int
 }
 
-func (f finding) reported() bool { return f.opened != nil || f.verified != nil || f.corrupt > 0 }
+func (f *finding) reported() bool { return f.opened != nil || f.verified != nil || f.corrupt > 0 }
 
 // examine opens, reads everything that was acknowledged, and verifies.
 func (v victim) examine(dir string) (f finding) {
@@ -115,7 +115,7 @@ func (v victim) examine(dir string) (f finding) {
 		for _, tx := range v.m.found {
 			txn := tx.name.draw()
 			for i := range txn.Writes {
-				f.load(n, ctx, txn.Writes[i], tx.tid)
+				f.load(ctx, n, txn.Writes[i], tx.tid)
 			}
 		}
 		if st := n.Stats(); f.wrong == nil && f.corrupt == 0 && st.Digest != v.m.replay.Stats().Digest {
@@ -130,7 +130,7 @@ func (v victim) examine(dir string) (f finding) {
 	return f
 }
 
-func (f *finding) load(n *node.Node, ctx context.Context, w zodb.Write, tid zodb.Tid) {
+func (f *finding) load(ctx context.Context, n *node.Node, w zodb.Write, tid zodb.Tid) {
 	rev, err := n.LoadSerial(ctx, w.Oid, tid)
 	var c *index.Corrupt
 	switch {
@@ -164,8 +164,8 @@ func TestAFlippedByteIsReportedOrHarmless(t *testing.T) {
 			}
 			opened, verified, loads, harmless := 0, 0, 0, 0
 			for range flips {
-				dir, where := v.copy(t), ""
-				where = flip(t, filepath.Join(dir, files[draw.IntN(len(files))]), draw)
+				dir := v.copy(t)
+				where := flip(t, filepath.Join(dir, files[draw.IntN(len(files))]), draw)
 				f := v.examine(dir)
 				switch {
 				case f.wrong != nil && !f.reported():
@@ -287,7 +287,7 @@ func (v victim) prefix(dir string) (int, error) {
 		}
 		txn := tx.name.draw()
 		for i := range txn.Writes {
-			f.load(n, context.Background(), txn.Writes[i], tx.tid)
+			f.load(context.Background(), n, txn.Writes[i], tx.tid)
 		}
 	}
 	err = errors.Join(f.wrong, n.Close())

@@ -218,7 +218,7 @@ func (s *tally) verify(dir string, m *model) error {
 	r, err := node.Verify(context.Background(), dir, func(uint64, uint64) {})
 	want := m.replay.Stats()
 	if err != nil || len(r.Damaged) != 0 || r.Digest != want.Digest || r.Records != want.Records {
-		return fmt.Errorf("verify: %+v, %v; want digest %s, %d records", r, err, want.Digest, want.Records)
+		return fmt.Errorf("verify: %+v, %w; want digest %s, %d records", r, errors.Join(err), want.Digest, want.Records)
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (s *tally) verify(dir string, m *model) error {
 // keep moves a directory that shows a failure to where it outlives the test.
 func keep(t *testing.T, dir string) string {
 	t.Helper()
-	to, err := os.MkdirTemp("", "zodb-dht-crash-")
+	to, err := os.MkdirTemp("", "zodb-dht-crash-") //nolint:usetesting // it shall outlive the test
 	if err == nil {
 		err = os.CopyFS(to, os.DirFS(dir))
 	}

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filler import payload
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
-
-from filler import payload
 
 HERE = Path(__file__).parent
 

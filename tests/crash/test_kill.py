@@ -15,10 +15,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from committer import payload
 from ZODB.DB import DB
 from ZODB.utils import maxtid
-
-from committer import payload
 
 HERE = Path(__file__).parent
 ROUNDS = int(os.environ.get("ZODB_DHT_SOAK_ROUNDS", "120")) // 3

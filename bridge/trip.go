@@ -1,0 +1,6 @@
+//go:build python && !bridgepanic
+
+package main
+
+// trip is where a test build panics.
+func trip(string) {}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// workload is one call of the Python worker that measures something, and the database that it needs.
+type workload struct {
+	name       string // what --only names; several workloads may share one
+	worker     string // the worker's name of it
+	parameters map[string]any
+	database   string // "items-N" holds N items, "catalog" the catalog, "" is a new one that is removed afterwards
+	killed     bool   // the process before it committed to the database until kill -9
+	traced     bool   // the worker runs under strace, which counts its fsyncs
+	once       bool   // the figure is a count, the same in each round
+	only       []string
+	why        string // of only: why the others are left out
+}
+
+func (w workload) runsOn(storage string) bool {
+	return w.only == nil || slices.Contains(w.only, storage)
+}
+
+func (w workload) atMost(rounds int) int {
+	if w.once {
+		return 1
+	}
+	return rounds
+}
+
+// sizes are the numbers that --quick and --huge change.
+type sizes struct {
+	loads     []int // objects of the databases that are loaded from
+	opens     []int // objects of those that are opened
+	commits   map[string]int
+	docs      int
+	seconds   float64 // of each number of writers
+	objects   int     // of the database that is committed to
+	coldCount int
+}
+
+func fullSizes() sizes {
+	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
+		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000}
+}
+
+func quickSizes() sizes {
+	return sizes{loads: []int{300, 1000}, opens: []int{1000, 2000}, commits: map[string]int{"1": 30, "10": 20, "100": 5},
+		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200}
+}
+
+const openCacheMB = 64
+
+// embedded are the storages whose database lives in the client's process.
+var embedded = []string{dht, filestorage, sqlite}
+
+// workloads in the order in which they run: those that change a database have one of their own.
+func workloads(s sizes) []workload {
+	var all []workload
+	for _, n := range s.loads {
+		all = append(all, workload{name: "loads", worker: "warm", database: items(n), parameters: params("objects", n, "threads", []int{1, 4})})
+	}
+	for _, n := range s.loads {
+		for _, prefetch := range []bool{false, true} {
+			all = append(all, workload{name: "cold", worker: "cold", database: items(n),
+				parameters: params("objects", n, "count", min(n, s.coldCount), "prefetch", prefetch)})
+		}
+	}
+	committed := items(s.objects) + "-committed"
+	all = append(all,
+		workload{name: "import", worker: "import", parameters: params()},
+		workload{name: "catalog", worker: "catalog", database: "catalog", parameters: params()},
+		workload{name: "commit-sizes", worker: "commit-sizes", database: committed, parameters: params("objects", s.objects, "counts", s.commits)},
+		workload{name: "commit-writers", worker: "commit-writers", database: committed,
+			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
+		workload{name: "commit-syncs", worker: "commit-syncs", database: committed, traced: true, once: true,
+			parameters: params("objects", s.objects, "count", 50), only: embedded, why: "only processes that hold their database are traced"})
+	for _, n := range s.opens {
+		p := params("objects", n, "cache_mb", openCacheMB, "read", min(n, 200_000), "prefix", "open")
+		all = append(all, workload{name: "open", worker: "open", database: items(n) + "-opened", parameters: p})
+		p = params("objects", n, "cache_mb", openCacheMB, "read", 0, "prefix", "open-killed")
+		all = append(all, workload{name: "open", worker: "open", database: items(n) + "-killed", parameters: p, killed: true,
+			only: embedded, why: "a killed client leaves no trace in a server's database"})
+	}
+	return all
+}
+
+func items(n int) string { return fmt.Sprintf("items-%d", n) }
+
+func params(pairs ...any) map[string]any {
+	m := map[string]any{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i].(string)] = pairs[i+1]
+	}
+	return m
+}
+
+// choose keeps the workloads with these names; none means all.
+func choose(all []workload, names []string) ([]workload, error) {
+	if len(names) == 0 {
+		return all, nil
+	}
+	known := map[string]bool{}
+	for _, w := range all {
+		known[w.name] = true
+	}
+	for _, name := range names {
+		if !known[name] {
+			return nil, usageError{fmt.Errorf("no workload is called %q; there are %s", name, strings.Join(sorted(known), ", "))}
+		}
+	}
+	return slices.DeleteFunc(all, func(w workload) bool { return !slices.Contains(names, w.name) }), nil
+}
+
+func sorted(set map[string]bool) []string {
+	names := make([]string, 0, len(set))
+	for name := range set {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,157 @@
+package index
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+)
+
+// fence stands between Pebble and the file system. Once it is down nothing changes the disk any more: Pebble's background work
+// repeats what failed, and it must neither succeed after a failed sync nor write beside whoever opens the directory next.
+//
+// It also keeps errors from Pebble that would end the process: Pebble panics, with its own lock released that a defer releases
+// again, if a write-ahead log can't be closed or made, and in goroutines of its own if a directory can't be synced. Whoever asks
+// for one of these is parked instead, as by Fatalf.
+type fence struct {
+	down    atomic.Bool
+	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
+	broken  func(error)
+	park    func(error)
+}
+
+// String is errorfs.Injector's.
+func (f *fence) String() string { return "fence" }
+
+// MaybeError is errorfs.Injector's.
+func (f *fence) MaybeError(op errorfs.Op) error {
+	if f.down.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		return fmt.Errorf("%s is left as it is: %w", op.Path, ErrBroken)
+	}
+	return nil
+}
+
+// wrap puts the fence around fsys.
+func (f *fence) wrap(fsys vfs.FS) vfs.FS { return &fenced{FS: errorfs.Wrap(fsys, f), fence: f} }
+
+type fenced struct {
+	vfs.FS
+	fence *fence
+}
+
+// Unwrap is vfs.FS's.
+func (f *fenced) Unwrap() vfs.FS { return f.FS }
+
+// OpenDir is vfs.FS's.
+func (f *fenced) OpenDir(name string) (vfs.File, error) {
+	d, err := f.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &fencedDir{File: d, name: name, fence: f.fence}, nil
+}
+
+// Create is vfs.FS's.
+func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, category)
+	return f.log(name, file, err)
+}
+
+// ReuseForWrite is vfs.FS's.
+func (f *fenced) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.ReuseForWrite(oldname, newname, category)
+	return f.log(newname, file, err)
+}
+
+// log takes a write-ahead log that was made; other files pass.
+func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
+	if !strings.HasSuffix(name, ".log") {
+		return file, err
+	}
+	if err != nil {
+		f.fence.park(fmt.Errorf("make %s: %w", name, err))
+		return nil, err
+	}
+	return &fencedLog{File: file, name: name, fence: f.fence}, nil
+}
+
+type fencedDir struct {
+	vfs.File
+	name  string
+	fence *fence
+}
+
+// Sync returns no error.
+func (d *fencedDir) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.fence.park(fmt.Errorf("sync directory %s: %w", d.name, err))
+	}
+	return nil
+}
+
+type fencedLog struct {
+	vfs.File
+	name  string
+	fence *fence
+}
+
+// failed breaks the store before Pebble hears of the error.
+func (l *fencedLog) failed(what string, err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w", what, l.name, err)
+		l.fence.broken(err)
+	}
+	return err
+}
+
+func (l *fencedLog) Write(p []byte) (int, error) {
+	n, err := l.File.Write(p)
+	return n, l.failed("write", err)
+}
+
+// again parks who comes back to a log that failed: to close it and make the next one, which Pebble can't see fail. A close syncs first.
+func (l *fencedLog) again() {
+	if l.fence.down.Load() && !l.fence.closing.Load() {
+		l.fence.park(fmt.Errorf("%s again: %w", l.name, ErrBroken))
+	}
+}
+
+func (l *fencedLog) Sync() error {
+	l.again()
+	return l.failed("sync", l.File.Sync())
+}
+
+func (l *fencedLog) SyncData() error {
+	l.again()
+	return l.failed("sync", l.File.SyncData())
+}
+
+func (l *fencedLog) SyncTo(length int64) (bool, error) {
+	l.again()
+	full, err := l.File.SyncTo(length)
+	return full, l.failed("sync", err)
+}
+
+func (l *fencedLog) Preallocate(offset, length int64) error {
+	return l.failed("preallocate", l.File.Preallocate(offset, length))
+}
+
+// Stat returns no error: it is asked while a log is made.
+func (l *fencedLog) Stat() (vfs.FileInfo, error) {
+	info, err := l.File.Stat()
+	if err != nil {
+		l.fence.park(fmt.Errorf("stat %s: %w", l.name, err))
+	}
+	return info, err
+}
+
+func (l *fencedLog) Close() error {
+	l.again()
+	err := l.failed("close", l.File.Close())
+	if err != nil {
+		l.again()
+	}
+	return err
+}

@@ -1,0 +1,247 @@
+"""The extension's edges: a fork, a signal, arguments of any kind, a close under way, a second import."""
+
+from __future__ import annotations
+
+from .conftest import Child
+
+FORK = """\
+import os, signal, sys
+from zodb_dht import _core, DHTStorage
+from zodb_dht.errors import WrongProcess
+
+storage = DHTStorage("peer")
+node = storage._peer.node
+view, fixed = node.view(), node.view(b"\\0" * 7 + b"\\1")
+view.advance(())
+one, two, t16 = b"\\0" * 7 + b"\\1", b"\\0" * 7 + b"\\2", b"t" * 16
+args = {
+    "view": (), "load_before": (one, two), "load_serial": (one, two), "load_many": ([one], two), "history": (one, 1),
+    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,), "vote": (t16, b"", b"", b"", [], []),
+    "finish": (t16, False), "publish": (one,), "abort": (t16,), "restore": (t16, one, " ", b"", b"", b"", []),
+    "drain": (),     "outcome": (t16,), "close": (),
+}
+of_view = {"load": (one,), "load_before": (one, two), "prefetch": ([one],), "advance": ((),)}
+public = lambda t: {n for n in dir(t) if not n.startswith("_")}
+assert public(_core.Node) == set(args), public(_core.Node) ^ set(args)
+assert public(_core.View) == set(of_view) | {"at"}, public(_core.View)
+
+pid = os.fork()
+if pid == 0:
+    signal.alarm(30)  # a child that hangs dies
+    calls = [(node, n, a) for n, a in args.items()] + [(view, n, a) for n, a in of_view.items()]
+    calls.append((_core, "open", ("elsewhere", "{}")))
+    for on, name, a in calls:
+        try:
+            getattr(on, name)(*a)
+        except WrongProcess:
+            continue
+        except BaseException as e:
+            print(f"{name}: {e!r}", file=sys.stderr)
+        os._exit(3)
+    try:
+        view.at
+    except WrongProcess:
+        pass
+    else:
+        os._exit(4)
+    try:
+        storage.close()
+    except WrongProcess:
+        pass
+    del view, fixed, node, storage, calls
+    sys.exit(0)  # an ordinary exit: atexit, finalizers, deallocation
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert status == 0, f"the child ended with {status}"
+node.new_oids(1)
+storage.close()
+print("done")
+"""
+
+
+def test_after_a_fork_every_entry_point_says_so(child: Child) -> None:
+    assert child(FORK) == "done\n"
+
+
+INTERRUPT = """\
+import os, signal, threading
+from ZODB.utils import p64, z64
+from zodb_dht import DHTStorage
+
+storage = DHTStorage("peer", vote_wait=50, lease=50)
+node = storage._peer.node
+write = [(p64(1), z64, b"data")]
+node.vote(b"a" * 16, b"", b"", b"", write, [])
+for n in range(3):
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        node.vote(b"b" * 16, b"", b"", b"", write, [])
+    except KeyboardInterrupt:
+        continue
+    raise AssertionError("the vote was not interrupted")
+tid = node.finish(b"a" * 16, False)
+assert node.vote(b"c" * 16, b"", b"", b"", [(p64(1), tid, b"more")], []) == []
+node.finish(b"c" * 16, False)
+assert storage.load(p64(1))[0] == b"more"
+storage.close()
+print("done")
+"""
+
+
+def test_a_waiting_vote_can_be_interrupted(child: Child) -> None:
+    assert child(INTERRUPT) == "done\n"
+
+
+ARGUMENTS = """\
+from zodb_dht import DHTStorage, _core
+
+storage = DHTStorage("peer")
+node = storage._peer.node
+view = node.view()
+view.advance(())
+
+class Odd:
+    def __iter__(self): raise ValueError("no")
+    def __index__(self): raise ValueError("no")
+    def __bool__(self): raise ValueError("no")
+
+b8, b16, t = b"\\0" * 7 + b"\\1", b"t" * 16, ()
+good = {
+    (node, "view"): (b8,), (node, "load_before"): (b8, b8), (node, "load_serial"): (b8, b8),
+    (node, "load_many"): ([b8], b8),
+    (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
+    (node, "new_oids"): (1,), (node, "vote"): (b16, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
+    (node, "finish"): (b16, False),
+    (node, "publish"): (b8,), (node, "abort"): (b16,), (node, "restore"): (b16, b8, " ", b"", b"", b"", [(b8, b"")]),
+    (node, "drain"): (), (node, "outcome"): (b16,), (view, "load"): (b8,), (view, "load_before"): (b8, b8),
+    (view, "prefetch"): ([b8],), (view, "advance"): ((),), (_core, "open"): ("x", "{}"),
+}
+bad = [None, 5, -1, 1 << 70, 1.5, "text", "\\udc80", "t\\0t", b"", b"7 bytes", b"9 bytes__",
+       bytearray(8), object(), Odd(), [5], [b8, "x"],
+       [()], [(b8,)], [(b8, 5, b"")], [(5, b8, b"")], [(b8, b8, "x")], [(b8, "x")], [(b8, b8, b8, b8)],
+       {}, {b8: b8}, [[b8, b8, b""]], memoryview(b8)]
+refused = 0
+for (on, name), args in good.items():
+    method = getattr(on, name)
+    tries = [args + (b8,) * 9] + [args[:i] + (x,) + args[i + 1:] for i in range(len(args)) for x in bad]
+    tries += [args[:-1]] if args and name != "view" else []
+    for attempt in tries:
+        try:
+            result = method(*attempt)
+        except (TypeError, ValueError):
+            refused += 1
+        except Exception as e:
+            # What is well formed may have its own answer: no such object, a vote that was never made ...
+            assert type(e).__module__.split(".")[0] in ("zodb_dht", "ZODB"), f"{name}{attempt!r}: {e!r}"
+        else:
+            if name == "open":
+                result.close()
+    try:
+        method(*args, keyword=1)
+    except TypeError:
+        refused += 1
+for make in (_core.Node, _core.View):
+    try:
+        make()
+    except TypeError:
+        refused += 1
+assert refused > 300, refused
+node.vote(b"z" * 16, b"", b"", b"", [(b"\\0" * 6 + b"\\7\\7", b"\\0" * 8, b"data")], [])
+node.finish(b"z" * 16, False)
+storage.close()
+print("done")
+"""
+
+
+def test_bad_arguments_are_type_or_value_errors(child: Child) -> None:
+    assert child(ARGUMENTS) == "done\n"
+
+
+CLOSE = """\
+import threading
+from ZODB.utils import p64, z64
+from zodb_dht import DHTStorage
+from zodb_dht.errors import Closed
+
+for round in range(5):
+    storage = DHTStorage("peer")
+    node = storage._peer.node
+    begun = threading.Barrier(7)
+    wrong, closed = [], []
+
+    def use(thread):
+        view, n = node.view(), 0
+        view.advance(())
+        calls = [lambda: node.stats(), lambda: node.load_many([p64(1)], p64(99)),
+                 lambda: view.advance(()), lambda: node.last_tid(),
+                 lambda: node.new_oids(1),
+                 lambda: node.vote(p64(thread) + p64(n), b"", b"", b"", [(p64(1 + thread), z64, b"x")], []),
+                 lambda: node.abort(p64(thread) + p64(n))]
+        begun.wait()
+        try:
+            while True:
+                n += 1
+                calls[n % len(calls)]()
+        except Closed:
+            closed.append(thread)
+        except BaseException as e:
+            wrong.append(e)
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    begun.wait()
+    node.load_many([p64(1)], p64(99))
+    storage.close()
+    for t in threads:
+        t.join(30)
+    assert not wrong and len(closed) == 6, (wrong, closed)
+print("done")
+"""
+
+
+def test_a_close_under_calls_of_other_threads(child: Child) -> None:
+    assert child(CLOSE) == "done\n"
+
+
+AGAIN = """\
+import importlib, sys
+import zodb_dht
+from zodb_dht import DHTStorage, errors
+
+storage = DHTStorage("peer")
+oid = storage.new_oid()
+first = sys.modules.pop("zodb_dht._core")
+second = importlib.import_module("zodb_dht._core")
+second.set_error_factory(errors.make_error)
+try:
+    second.open("peer", "{}")
+except errors.InUse:
+    pass
+else:
+    raise AssertionError("opened twice")
+other = second.open("other", '{"create": true}')
+other.new_oids(1)
+other.close()
+try:
+    import _xxsubinterpreters as interpreters
+except ImportError:
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        interpreters = None
+if interpreters:
+    try:
+        sub = interpreters.create()
+        interpreters.run_string(sub, "try:\\n    import zodb_dht._core as c; c.version()\\nexcept ImportError: pass")
+        interpreters.destroy(sub)
+    except RuntimeError as e:
+        assert "ImportError" in str(e), e
+storage.new_oid()
+assert first.version() == second.version()
+storage.close()
+print("done")
+"""
+
+
+def test_a_second_import_and_a_subinterpreter(child: Child) -> None:
+    assert child(AGAIN) == "done\n"

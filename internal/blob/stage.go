@@ -106,6 +106,13 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	return errors.Join(err, errors.Join(errs...))
 }
 
+// Staged tells whether a transaction has files.
+func (d *Dir) Staged(id zodb.TxnID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.staged[id]) > 0
+}
+
 // Seal waits until a transaction's files are on disk, with their names and their references' bytes in Pebble's write-ahead log, where
 // the transaction's entry will follow; it returns what the files hold. Nothing is staged: nil. An error is not repaired by another
 // Seal, since a second fsync would not tell of what the first one lost: stage again, or discard.

@@ -106,27 +106,44 @@ func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, 
 
 // seal puts what is staged for txn into its writes. A context that has ended already takes what is ready, else it is busy.
 func (n *Node) seal(ctx context.Context, txn *zodb.Txn) error {
+	if !n.blobs.Staged(txn.ID) {
+		return nil
+	}
 	var blobs map[zodb.Oid]zodb.Blob
-	err := n.guarded(func() (err error) { blobs, err = n.blobs.Seal(ctx, txn.ID); return err })
+	err := n.apart(func() (err error) { blobs, err = n.blobs.Seal(ctx, txn.ID); return err })
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w: %w", replica.ErrBusy, err)
+	}
+	if err != nil {
+		return err
 	}
 	for i := range txn.Writes {
 		if w := &txn.Writes[i]; w.Kind == zodb.WriteData && w.Blob == (zodb.Blob{}) {
 			w.Blob = blobs[w.Oid]
 		}
 	}
-	return err
+	return nil
 }
 
-// guarded runs what writes to Pebble on a caller's thread: its logger panics below this name, and parks every other goroutine.
-func (n *Node) guarded(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = &replica.Broken{Cause: fmt.Errorf("write: %v", p)}
-		}
-	}()
-	return f()
+// apart runs what writes to Pebble in a goroutine, which is lost where Pebble never lets it return: the caller's thread is not.
+func (n *Node) apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-n.store.Parked():
+		return &replica.Broken{Cause: n.Broken()}
+	}
+}
+
+// forgetBlobs removes what a client staged and gives up. While the transaction is in doubt its files stay: its outcome settles them, at the
+// next open if need be.
+func (n *Node) forgetBlobs(id zodb.TxnID) error {
+	if !n.blobs.Staged(id) {
+		return nil
+	}
+	return n.apart(func() error { return n.blobs.Forget(id) })
 }
 
 // settleBlobs is called after Apply, before readers may see the transaction.

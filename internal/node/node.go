@@ -112,7 +112,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		n.end(err)
 		return nil // what is staged stays: not all that is committed may be applied
 	}
-	return n.blobs.Resolve(ctx)
+	return n.apart(func() error { return n.blobs.Resolve(ctx) })
 }
 
 // end tells the log and the store that this node is poisoned.

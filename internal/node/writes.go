@@ -160,7 +160,7 @@ func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
 	if err := n.log.Abort(ctx, id); err != nil {
 		return err
 	}
-	return n.blobs.Forget(id) // while it is in doubt its files stay: its outcome settles them, at the next open if need be
+	return n.forgetBlobs(id)
 }
 
 // Restore is Operations.Restore.

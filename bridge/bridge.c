@@ -381,6 +381,35 @@ static uint64_t size_arg(PyObject *o) {
     return v;
 }
 
+METHOD(node_load_revisions) {
+    request r = {0};
+    zd_reply out;
+    char *keys;
+    Py_ssize_t len;
+    if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
+    uint64_t limit = size_arg(args[1]);
+    if (PyErr_Occurred()) return NULL;
+    if (len % 16) {
+        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
+        return NULL;
+    }
+    put_u64(&r, limit);
+    put(&r, keys, (size_t)len);
+    if (call(ZD_LOAD_REVISIONS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        char kind = *get(&a, 1);
+        PyObject *data = get_bytes(&a), *item = data;
+        if (data && kind != 1) {
+            Py_DECREF(data);
+            item = Py_NewRef(kind == 2 ? Py_None : Py_False);
+        }
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
 METHOD(node_history) {
     request r = {0};
     zd_reply out;
@@ -405,15 +434,14 @@ METHOD(node_history) {
     return finished(&out, &a, list);
 }
 
-METHOD(node_transactions) {
+static PyObject *headers(int op, PyObject *self, PyObject *const *args) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 3, "transactions")) return NULL;
     put_fixed(&r, args[0], 8, "a tid");
     put_fixed(&r, args[1], 8, "a tid");
     put_u64(&r, size_arg(args[2]));
     if (PyErr_Occurred()) r.failed = 1;
-    if (call(ZD_TRANSACTIONS, H(self), &r, &out, 0) < 0) return NULL;
+    if (call(op, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {
@@ -443,6 +471,53 @@ static int visible(uint64_t h, uint64_t *tid) {
     if (code == -1) raise_code("closed", "the peer directory is closed", NULL);
     if (code == -2) raise_panic();
     return code;
+}
+
+METHOD(node_transactions) {
+    if (!nargs_is(n, 3, "transactions")) return NULL;
+    return headers(ZD_TRANSACTIONS, self, args);
+}
+
+METHOD(node_transactions_backwards) {
+    if (!nargs_is(n, 3, "transactions_backwards")) return NULL;
+    return headers(ZD_TRANSACTIONS_BACKWARDS, self, args);
+}
+
+METHOD(node_current) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "current")) return NULL;
+    put_fixed(&r, args[0], 8, "an oid");
+    put_u64(&r, size_arg(args[1]));
+    if (PyErr_Occurred()) r.failed = 1;
+    if (call(ZD_CURRENT, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    return finished(&out, &a, list);
+}
+
+METHOD(node_repeats) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "repeats")) return NULL;
+    put_fixed(&r, args[1], 8, "a tid");
+    put_oids(&r, args[0]);
+    if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *list = PyList_New(0);
+    while (list && a.len && !a.bad) {
+        uint64_t tid = get_u64(&a);
+        if (append(list, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
+    }
+    return finished(&out, &a, list);
 }
 
 METHOD(node_last_tid) {
@@ -510,7 +585,7 @@ METHOD(node_vote) {
         PyObject *t = PyList_GetItem(writes, i);
         put_fixed(&r, tuple_item(&r, t, 3, 0), 8, "an oid");
         put_fixed(&r, tuple_item(&r, t, 3, 1), 8, "a serial");
-        put_bytes(&r, tuple_item(&r, t, 3, 2), 0, "data");
+        put_bytes(&r, tuple_item(&r, t, 3, 2), 1, "data");
     }
     PyObject *reads = r.failed ? NULL : list_of(&r, args[5]);
     for (Py_ssize_t i = 0; !r.failed && i < PyList_Size(reads); i++) {
@@ -910,7 +985,8 @@ static PyObject *view_at(PyObject *self, void *unused) {
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
-    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(history), FAST(transactions), FAST(last_tid),
+    FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
+    FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(stage_blob), FAST(blob_file), FAST(close), {NULL, NULL, 0, NULL},
 };

@@ -10,6 +10,7 @@ enum zd_op {
     ZD_LOAD_BEFORE = 1,
     ZD_LOAD_SERIAL,
     ZD_LOAD_MANY,
+    ZD_LOAD_REVISIONS,
     ZD_HISTORY,
     ZD_TRANSACTIONS,
     ZD_STATS,
@@ -28,6 +29,9 @@ enum zd_op {
     ZD_OPEN,
     ZD_STAGE_BLOB,
     ZD_BLOB_FILE,
+    ZD_TRANSACTIONS_BACKWARDS,
+    ZD_CURRENT,
+    ZD_REPEATS,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

@@ -263,12 +263,20 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.loadSerial(ctx, r)
 	case C.ZD_LOAD_MANY:
 		return s.loadMany(ctx, r, true)
+	case C.ZD_LOAD_REVISIONS:
+		return s.loadRevisions(ctx, r)
 	case C.ZD_PREFETCH:
 		return s.loadMany(ctx, r, false)
 	case C.ZD_HISTORY:
 		return s.history(ctx, r)
 	case C.ZD_TRANSACTIONS:
-		return s.transactions(ctx, r)
+		return s.transactions(ctx, r, n.Transactions)
+	case C.ZD_TRANSACTIONS_BACKWARDS:
+		return s.transactions(ctx, r, n.TransactionsBackwards)
+	case C.ZD_CURRENT:
+		return s.current(ctx, r)
+	case C.ZD_REPEATS:
+		return s.repeats(ctx, r)
 	case C.ZD_STATS:
 		return s.stats()
 	case C.ZD_NEW_OIDS:

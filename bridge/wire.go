@@ -19,12 +19,16 @@ import (
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
+//	load_revisions  limit, (oid, tid) ...   -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes
 //	prefetch      at, oid ...               -> nothing
 //	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
+//	... backwards start, stop, limit        -> the same, newest first
+//	current       oid, limit                -> per object: oid, tid, bytes
+//	repeats       tid, oid ...              -> per oid: tid (0: none)
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
-//	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, bytes), count 8 x (oid, serial)
+//	vote          txn id 16, bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
 //	                                        -> per conflict: oid, base, committed, bytes, ?bytes
 //	finish        txn id 16, hold 1         -> tid
 //	publish       tid                       -> nothing
@@ -130,6 +134,24 @@ func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, e
 	return dst, nil
 }
 
+func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) {
+	limit := r.uint64()
+	keys := make([]index.RevisionKey, len(r.b)/16)
+	for i := range keys {
+		keys[i] = index.RevisionKey{Oid: r.oid(), Tid: r.tid()}
+	}
+	revs, err := s.n.LoadRevisions(ctx, keys, int(min(limit, 1<<30)))
+	size := 0
+	for i := range revs {
+		size += 5 + len(revs[i].Data)
+	}
+	dst := make([]byte, 0, size)
+	for i := range revs {
+		dst = appendBytes(append(dst, byte(revs[i].Kind)), revs[i].Data)
+	}
+	return dst, err
+}
+
 func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 	oid, size := r.oid(), r.uint64()
 	revs, err := s.n.History(ctx, oid, int(min(size, 1<<31)))
@@ -138,9 +160,6 @@ func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 	}
 	var dst []byte
 	for _, rev := range revs {
-		if rev.Tid > s.n.Visible() {
-			continue
-		}
 		hs, err := s.n.Transactions(ctx, rev.Tid, rev.Tid, 1)
 		if err != nil {
 			return nil, err
@@ -158,16 +177,41 @@ func appendFields(dst []byte, h *index.Header) []byte {
 	return appendBytes(appendBytes(appendBytes(dst, h.User), h.Description), h.Extension)
 }
 
-func (s service) transactions(ctx context.Context, r *request) ([]byte, error) {
+type readHeaders func(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+
+func (s service) transactions(ctx context.Context, r *request, read readHeaders) ([]byte, error) {
 	start, stop, limit := r.tid(), r.tid(), r.uint64()
-	hs, err := s.n.Transactions(ctx, start, stop, int(min(limit, 1<<20)))
-	var dst []byte
+	hs, err := read(ctx, start, stop, int(min(limit, 1<<20)))
+	return appendHeaders(hs), err
+}
+
+func appendHeaders(hs []index.Header) (dst []byte) {
 	for i := range hs {
 		dst = append(u64(dst, hs[i].Tid), hs[i].Status)
 		dst = u64(appendFields(dst, &hs[i]), uint64(len(hs[i].Oids)))
 		for _, oid := range hs[i].Oids {
 			dst = u64(dst, oid)
 		}
+	}
+	return dst
+}
+
+func (s service) current(ctx context.Context, r *request) ([]byte, error) {
+	from, limit := r.oid(), r.uint64()
+	revs, err := s.n.Current(ctx, from, int(min(limit, 1<<20)))
+	var dst []byte
+	for i := range revs {
+		dst = appendBytes(u64(u64(dst, revs[i].Oid), revs[i].Tid), revs[i].Data)
+	}
+	return dst, err
+}
+
+func (s service) repeats(ctx context.Context, r *request) ([]byte, error) {
+	tid := r.tid()
+	tids, err := s.n.Repeats(ctx, r.oids(), tid)
+	var dst []byte
+	for _, t := range tids {
+		dst = u64(dst, t)
 	}
 	return dst, err
 }
@@ -190,8 +234,8 @@ func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
 	t.Writes = make([]zodb.Write, n)
 	for i := range t.Writes {
 		w := &t.Writes[i]
-		w.Oid, w.Base, w.Kind, w.Data = r.oid(), zodb.Tid(r.uint64()), zodb.WriteData, r.field()
-		w.Hash = block.Sum(w.Data)
+		w.Oid, w.Base = r.oid(), zodb.Tid(r.uint64())
+		r.data(w)
 	}
 	n = r.uint64()
 	if n > uint64(len(r.b)) || r.err != nil {
@@ -227,18 +271,22 @@ func (s service) restore(ctx context.Context, r *request) error {
 	t.Writes = make([]zodb.Write, n)
 	for i := range t.Writes {
 		w := &t.Writes[i]
-		w.Oid, w.Kind = r.oid(), zodb.WriteData
-		var ok bool
-		if w.Data, ok = r.bytes(); !ok {
-			w.Kind = zodb.WriteDelete
-		} else {
-			w.Hash = block.Sum(w.Data)
-		}
+		w.Oid = r.oid()
+		r.data(w)
 	}
 	if r.err != nil {
 		return r.err
 	}
 	return s.n.Restore(ctx, &t)
+}
+
+// data reads what a write writes: None deletes.
+func (r *request) data(w *zodb.Write) {
+	var ok bool
+	w.Kind = zodb.WriteDelete
+	if w.Data, ok = r.bytes(); ok {
+		w.Kind, w.Hash = zodb.WriteData, block.Sum(w.Data)
+	}
 }
 
 func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {

@@ -24,6 +24,8 @@ Usage: zodb-dht COMMAND [--json]
   verify DIR                 read and hash every record and blob, follow the chain of transactions
   dump DIR OID [--tid T]     one revision of an object: the current one, or the one T wrote
   history DIR OID [-n N]     the revisions of an object, newest first
+  import SOURCE DIR          copy a Data.fs, a URI's or a ZConfig file's storage; zodb-dht import --help
+  export DIR DEST            copy a peer to one of these; zodb-dht export --help
   version                    of this program
 
 Oids and tids are written as 0x2a, as 42, or as ZODB's sixteen hex digits.
@@ -101,8 +103,16 @@ func (a *app) root() *cobra.Command {
 	help := func(c *cobra.Command, _ []string) { _, _ = io.WriteString(c.OutOrStdout(), helpText) }
 	root.SetHelpFunc(help)
 	root.SetHelpCommand(&cobra.Command{Use: "help", Args: cobra.ArbitraryArgs, Run: help})
-	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.statusCommand(), a.verifyCommand(), a.dumpCommand(), a.historyCommand(), a.versionCommand(),
+		inPython("import"), inPython("export"))
 	return root
+}
+
+// inPython is a command that the Python package runs, before it starts this program.
+func inPython(name string) *cobra.Command {
+	return &cobra.Command{Use: name, DisableFlagParsing: true, RunE: func(*cobra.Command, []string) error {
+		return usageError{fmt.Errorf("%s opens other storages by Python: use the zodb-dht that pip installs", name)}
+	}}
 }
 
 // exactly refuses any other number of arguments, naming those that a command takes.

@@ -74,6 +74,12 @@ type Revision struct {
 	Blob zodb.Blob
 }
 
+// RevisionKey names a revision.
+type RevisionKey struct {
+	Oid zodb.Oid
+	Tid zodb.Tid
+}
+
 // Header is a transaction without its data.
 type Header struct {
 	Tid         zodb.Tid
@@ -116,6 +122,14 @@ type State interface {
 	History(oid zodb.Oid, n int) ([]Revision, error)
 	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false.
 	Transactions(from, to zodb.Tid, yield func(Header) bool) error
+	// TransactionsBackwards is Transactions, newest first.
+	TransactionsBackwards(from, to zodb.Tid, yield func(Header) bool) error
+	// Current calls yield for each object from oid `from` on that exists at `at`, in order of oid, with its data and without
+	// Next, until it returns false.
+	Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) error
+	// Repeats returns the newest older revision of oid with the data that tid's has, as an undo's: 0 if there is none or
+	// tid's is a deletion, ErrNotFound if there is no tid's.
+	Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error)
 	// Outcome looks a transaction up: false if it is unknown, or its outcome too old to be remembered.
 	Outcome(id zodb.TxnID) (Outcome, bool, error)
 	// Find returns a record with this hash, verified: ErrNotFound.

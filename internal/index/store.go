@@ -48,6 +48,8 @@ type Store struct {
 	cache  *pebble.Cache
 	broken atomic.Bool
 	fence  fence
+	fs     vfs.FS
+	dir    string
 	parked chan struct{} // closed when a call into Pebble never came back: it holds Pebble's locks for good
 
 	// Written by Apply only.
@@ -113,6 +115,7 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	if fsys == nil {
 		fsys = vfs.Default
 	}
+	s.fs, s.dir = fsys, cfg.Dir
 	s.fence.broken, s.fence.park = log.broken, log.park
 	opts := &pebble.Options{
 		FS:                 s.fence.wrap(fsys),
@@ -210,28 +213,35 @@ func (s *Store) Fence() {
 // writes nothing; if a call into Pebble never came back it leaves Pebble alone, see Abandoned.
 func (s *Store) Close() error {
 	s.readers.close()
+	if s.Abandoned() {
+		return nil
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.takeDown() }() // it may be parked in a write
+	select {
+	case err := <-closed:
+		return err
+	case <-s.parked:
+		return nil // what failed was told
+	}
+}
+
+// takeDown flushes, unless the store is broken, and closes.
+func (s *Store) takeDown() error {
 	if !s.broken.Load() {
 		err := s.db.Flush()
 		if !s.broken.Load() {
 			defer s.cache.Unref()
-			return errors.Join(err, s.db.Close())
+			if err = errors.Join(err, s.db.Close()); err == nil {
+				s.fence.shed(s.fs, s.dir)
+			}
+			return err
 		}
 	}
-	if s.Abandoned() {
-		return nil
-	}
-	s.fence.closing.Store(true) // the log's driver, which makes logs, has ended
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
-		_ = s.db.Close()
-		s.cache.Unref()
-	}()
-	select {
-	case <-closed:
-	case <-s.parked:
-	}
+	s.fence.closing.Store(true)      // the log's driver, which makes logs, has ended
+	defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
+	_ = s.db.Close()
+	s.cache.Unref()
 	return nil
 }
 
@@ -271,7 +281,7 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 }
 
 // park breaks the store and does not return: the goroutine and the locks that it holds are lost. Of ours, only the log's driver
-// comes where that can happen, in its goroutine (replica's rotateAt); nobody waits for it then.
+// comes where that can happen, in its goroutine (Replica.rotate); nobody waits for it then.
 func (l *pebbleLog) park(err error) {
 	l.broken(err)
 	l.once.Do(func() { close(l.parked) })

@@ -21,9 +21,19 @@ type Operations interface {
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
+	// LoadRevisions returns the named revisions, or, if their data exceeds limit bytes, the first of them, at least one. A deletion has
+	// no data; Kind is 0 where there is no such revision. Nothing of it is cached: it serves reading a whole database.
+	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error)
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+	// TransactionsBackwards returns them newest first.
+	TransactionsBackwards(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
+	// Current returns the objects that exist now, from oid `from` on, in order of oid: at most n, and no more once their
+	// data exceeds 4 MiB. None says that there are no more.
+	Current(ctx context.Context, from zodb.Oid, n int) ([]index.Revision, error)
+	// Repeats tells, for each of oids, which older revision has the data that tid's has; see index.State.
+	Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error)
 
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid

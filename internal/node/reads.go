@@ -2,6 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -108,17 +112,91 @@ func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.
 	return n.store.LoadSerial(oid, tid)
 }
 
+// LoadRevisions is Operations.LoadRevisions.
+func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	for {
+		revs, over, err := n.loadRevisions(ctx, keys, limit)
+		if err != nil || !over {
+			return revs, err
+		}
+		// More than the limit was met before all were read: what a smaller number of them has is known then.
+		keys = keys[:max(1, len(keys)/8)]
+		if len(keys) == 1 {
+			limit = math.MaxInt
+		}
+	}
+}
+
+func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) (revs []index.Revision, over bool, _ error) {
+	var size atomic.Int64
+	revs, errs := make([]index.Revision, len(keys)), make([]error, len(keys))
+	n.store.LoadRevisions(keys, func(i int, rev index.Revision, err error) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if errors.Is(err, index.ErrNotFound) {
+			rev, err = index.Revision{}, nil
+		}
+		if size.Add(int64(len(rev.Data))) > int64(limit) {
+			rev.Data = nil // not to be returned: only counted
+		}
+		revs[i], errs[i] = rev, err
+	})
+	if size.Load() > int64(limit) {
+		return nil, true, nil
+	}
+	for i, err := range errs {
+		if err != nil {
+			return nil, false, fmt.Errorf("load oid %s at tid %s: %w", keys[i].Oid, keys[i].Tid, err)
+		}
+	}
+	return revs, false, nil
+}
+
 // History is Operations.History.
 func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revision, error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
 	defer n.calls.RUnlock()
-	return n.store.History(oid, size)
+	// What is committed, but not published, is not the reader's to see: such revisions come first and are asked for in addition.
+	visible := n.Visible()
+	for hidden := 0; ; {
+		revs, err := n.store.History(oid, size+hidden)
+		if err != nil {
+			return nil, err
+		}
+		first := 0
+		for first < len(revs) && revs[first].Tid > visible {
+			first++
+		}
+		if first <= hidden {
+			if revs = revs[first:]; len(revs) == 0 && size > 0 {
+				return nil, index.ErrNotFound
+			}
+			return revs[:min(size, len(revs))], nil
+		}
+		hidden = first
+	}
 }
 
 // Transactions is Operations.Transactions.
-func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (hs []index.Header, err error) {
+func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
+	return n.headers(ctx, n.store.Transactions, from, to, limit)
+}
+
+// TransactionsBackwards is Operations.TransactionsBackwards.
+func (n *Node) TransactionsBackwards(ctx context.Context, from, to zodb.Tid, limit int) ([]index.Header, error) {
+	return n.headers(ctx, n.store.TransactionsBackwards, from, to, limit)
+}
+
+func (n *Node) headers(
+	ctx context.Context, read func(from, to zodb.Tid, yield func(index.Header) bool) error, from, to zodb.Tid, limit int,
+) (hs []index.Header, err error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
@@ -126,7 +204,7 @@ func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (
 	if limit <= 0 {
 		return nil, nil
 	}
-	err = n.store.Transactions(from, min(to, n.Visible()), func(h index.Header) bool {
+	err = read(from, min(to, n.Visible()), func(h index.Header) bool {
 		hs = append(hs, h)
 		return len(hs) < limit && ctx.Err() == nil
 	})
@@ -134,6 +212,49 @@ func (n *Node) Transactions(ctx context.Context, from, to zodb.Tid, limit int) (
 		err = ctx.Err()
 	}
 	return hs, err
+}
+
+// currentBytes is how much data one answer of Current holds, about.
+const currentBytes = 4 << 20
+
+// Current is Operations.Current.
+func (n *Node) Current(ctx context.Context, from zodb.Oid, limit int) (revs []index.Revision, err error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	if limit <= 0 {
+		return nil, nil
+	}
+	size := 0
+	err = n.store.Current(from, n.Visible(), func(rev index.Revision) bool {
+		revs = append(revs, rev)
+		size += rev.Size
+		return len(revs) < limit && size < currentBytes && ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	return revs, err
+}
+
+// Repeats is Operations.Repeats.
+func (n *Node) Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error) {
+	if err := n.enter(); err != nil {
+		return nil, err
+	}
+	defer n.calls.RUnlock()
+	tids := make([]zodb.Tid, len(oids))
+	for i, oid := range oids {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if tids[i], err = n.store.Repeats(oid, tid); err != nil {
+			return nil, err
+		}
+	}
+	return tids, nil
 }
 
 // Visible is Operations.Visible.

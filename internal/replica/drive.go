@@ -169,12 +169,13 @@ func (r *Replica) drive(own *proposal) {
 	}
 }
 
-// rotate asks Pebble for a new memtable once the present one may be three quarters full.
+// rotate asks Pebble for a new memtable, and with it a new log, before Pebble itself comes to that: it is the one step that may
+// park its caller for good, if the disk fails, and no caller of Finish may be lost that way.
 func (r *Replica) rotate() error {
 	r.mu.Lock()
-	full := r.mu.filled > rotateAt && r.mu.restoring == 0 // an import does better with large ones
+	full := !r.roomFor(0) && r.mu.restoring == 0 // an import does better with Pebble's own limit
 	if full {
-		r.mu.filled = 0
+		r.mu.filled, r.mu.memtable = 0, min(2*r.mu.memtable, index.MemTable)
 	}
 	r.mu.Unlock()
 	if !full {
@@ -186,8 +187,20 @@ func (r *Replica) rotate() error {
 	return nil
 }
 
-// rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
-const rowBytes = 260
+// roomFor tells whether the memtable surely holds an entry of this size, and what Apply makes of it. REQUIRES: r.mu.
+func (r *Replica) roomFor(size int) bool {
+	return r.mu.filled+filledBy(size, size/leastWrite) <= r.mu.memtable*3/4
+}
+
+const (
+	// rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
+	rowBytes = 260
+	// leastWrite is the size of a write in an entry, without data.
+	leastWrite = 50
+)
+
+// filledBy is what an entry, and Apply's rows for its writes, take at most.
+func filledBy(size, writes int) int { return 2*size + rowBytes*(writes+4) }
 
 // leave gives the drive up after a failure: nobody takes rounds any more once that is told.
 func (r *Replica) leave() {
@@ -326,7 +339,7 @@ func (r *Replica) apply(m *raftpb.Message) error {
 			return err
 		}
 		last = e.GetIndex()
-		filled += 2*len(e.GetData()) + rowBytes*(len(o.Oids)+4)
+		filled += filledBy(len(e.GetData()), len(o.Oids))
 		if len(e.GetData()) > 0 {
 			r.deliver(o, len(e.GetData()))
 		}

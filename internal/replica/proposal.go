@@ -69,7 +69,7 @@ func (r *Replica) propose(p *proposal) (drives bool, err error) {
 	if r.mu.driving { // the driver looks again
 		return false, nil
 	}
-	if p.restore || len(p.entry) > maxOwn || r.mu.filled > rotateAt {
+	if p.restore || len(p.entry) > maxOwn || !r.roomFor(len(p.entry)) {
 		r.wake()
 		return false, nil
 	}

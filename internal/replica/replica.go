@@ -69,10 +69,9 @@ const (
 	maxUncommitted = 256 << 20
 	// maxRestoring bounds the bytes of restored transactions under way.
 	maxRestoring = 16 << 20
-	// rotateAt is when the driver's goroutine asks Pebble for a new memtable and log, ahead of Pebble's own limit of
-	// index.MemTable. It is the one step that may park its caller for good, if the disk fails, so callers must not come to it.
-	rotateAt = index.MemTable * 3 / 4
-	// maxOwn is the largest entry that its proposer writes: larger ones may be too much for the memtable.
+	// firstMemTable is the size of Pebble's first memtable; each next one is twice as large, up to index.MemTable.
+	firstMemTable = 256 << 10
+	// maxOwn is the largest entry that its proposer writes.
 	maxOwn = 1 << 20
 	// maxRound bounds the entries that one append and one sync take together.
 	maxRound = 8 << 20
@@ -143,7 +142,8 @@ type Replica struct {
 		appends   []*raftpb.Message        // for the driver, in order
 		applies   []*raftpb.Message        // for the driver, in order
 		driving   bool                     // somebody takes the replica through rounds, and looks for work again after each
-		filled    int                      // bytes that the memtable holds at most, since the last rotation that was asked for
+		memtable  int                      // bytes that Pebble's present memtable has room for, at least
+		filled    int                      // bytes in it, at most
 		lastTid   zodb.Tid                 // the highest suggested
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
@@ -171,6 +171,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
 		dead: make(chan struct{}), driven: make(chan struct{}),
 	}
+	r.mu.memtable = firstMemTable
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
 	r.mu.lastTid = stats.LastTid

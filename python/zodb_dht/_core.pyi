@@ -22,12 +22,23 @@ class Node:
     def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
+    def load_revisions(self, keys: bytes, limit: int) -> list[bytes | bool | None]:
+        """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
+        least one, if all of them are more than limit bytes."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(
         self, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
         """(tid, status, user, description, extension pickle, oids), oldest first, at most limit."""
+    def transactions_backwards(
+        self, start: bytes, stop: bytes, limit: int
+    ) -> list[tuple[bytes, str, bytes, bytes, bytes, list[bytes]]]:
+        """As transactions(), newest first."""
+    def current(self, start: bytes, limit: int) -> list[tuple[bytes, bytes, bytes]]:
+        """(oid, tid, data) of what exists now, from oid start on: at most limit, and about 4 MiB; none: no more."""
+    def repeats(self, oids: Sequence[bytes], tid: bytes) -> list[bytes | None]:
+        """For each of oids, which tid wrote, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid."""
@@ -39,10 +50,11 @@ class Node:
         user: bytes,
         description: bytes,
         extension: bytes,
-        writes: Sequence[tuple[bytes, bytes, bytes]],
+        writes: Sequence[tuple[bytes, bytes, bytes | None]],
         reads: Sequence[tuple[bytes, bytes]],
     ) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
-        """writes (oid, base, data), reads (oid, serial); conflicts (oid, base, committed, its data, base data)."""
+        """writes (oid, base, data | None for a deletion), reads (oid, serial) -> conflicts (oid, base, committed,
+        committed data, base data)."""
     def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
     def publish(self, tid: bytes) -> None: ...
     def abort(self, txn_id: bytes) -> None: ...

@@ -1,4 +1,4 @@
-"""The zodb-dht command: hands over to the program that the wheel brings."""
+"""The zodb-dht command: the program that the wheel brings, but for the verbs that need Python."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import os
 import sys
 from pathlib import Path
 
+IN_PYTHON = ("import", "export")
+
 
 def main() -> None:
+    arguments = sys.argv[1:]
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    if verb in IN_PYTHON:
+        from .commands import run
+
+        sys.exit(run(arguments))
     program = Path(__file__).parent / "_bin" / "zodb-dht"
     if not program.exists():
         sys.exit(f"zodb-dht: {program} is missing: install zodb_dht from its wheel or sdist")
-    os.execv(program, ["zodb-dht", *sys.argv[1:]])
+    os.execv(program, ["zodb-dht", *arguments])
+
+
+if __name__ == "__main__":
+    main()

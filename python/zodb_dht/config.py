@@ -118,6 +118,13 @@ class Settings:
         parse_flag, True, "Make the directory, and a group of this one peer, if there is none. Default: on."
     )
     read_only: bool = _option(parse_flag, False, "Refuse whatever writes objects. Default: off.")
+    shared: bool = _option(
+        parse_flag,
+        False,
+        "Serve what wraps a storage: a ZEO server, DemoStorage, zc.zlibstorage and the like. Connections then read"
+        " through ZODB's own adapter instead of the core's snapshots. Default: off.",
+        core=False,
+    )
     cache_size: int = _option(
         parse_size,
         256 * MB,

@@ -32,8 +32,10 @@ __all__ = [
     "Failed",
     "InDoubt",
     "InUse",
+    "Mismatch",
     "NewerFormat",
     "NotAPeerDirectory",
+    "NotAPrefix",
     "OptionError",
     "POSKeyError",
     "PermissionDenied",
@@ -180,6 +182,14 @@ class Regressed(DHTError):
     """A restored transaction's tid does not rise above the last one."""
 
 
+class NotAPrefix(DHTError):
+    """The destination of a copy has a history that is no beginning of the source's. Nothing was written."""
+
+
+class Mismatch(DHTError):
+    """A copy differs from its source; the text says where."""
+
+
 CODES: dict[str, Any] = {
     "not_found": POSKeyError,
     # The object exists, but not at the reader's snapshot: as with ZODB's own adapter a repetition helps.
@@ -212,14 +222,16 @@ CODES: dict[str, Any] = {
 def make_error(code: str, message: str, details: dict[str, Any]) -> Exception:
     """The exception for an error of the core; the core calls this and raises what it returns."""
     cls = CODES.get(code, Broken)
-    error: Exception
+    error: Any
     if issubclass(cls, POSKeyError):
         error = cls(details.get("oid") or message)
     elif issubclass(cls, ConflictError):
         serials = (details["committed"], details["serial"]) if {"committed", "serial"} <= details.keys() else None
         error = cls(message, oid=details.get("oid"), serials=serials)
+        error.data = None  # ZEO asks each for it, ZODB gives it to none
     elif issubclass(cls, DHTError):
         error = cls(message if code in CODES else f"{code}: {message}", **details)
     else:
         error = cls(message)
-    return error
+    made: Exception = error
+    return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
+from collections.abc import Callable
 
 from ZODB.blob import FilesystemHelper
 
@@ -36,6 +37,10 @@ class Peer:
         # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
         # Reentrant, since the callback may read. First of all locks; never taken by loads of views.
         self.head = threading.RLock()
+        # Guarded by head: called after each commit of a shared storage.
+        self.watchers: list[Callable[[], None]] = []
+        # An object that was never here may be stored on any serial: it lies in the base of a DemoStorage.
+        self.overlay = False
         # Guards the oid range and the count of users. Held across the reservation of a range; nothing else waits in it.
         self._lock = threading.Lock()
         self._next = self._end = 0

@@ -9,6 +9,7 @@ from persistent.timestamp import TimeStamp
 from ZODB._compat import loads
 from ZODB.utils import maxtid
 
+from . import iteration, undo
 from .errors import POSKeyError
 from .native import RevisionAndNext
 from .writer import Writer
@@ -61,6 +62,18 @@ class Reader(Writer):
             )
             entries.append(entry)
         return entries
+
+    def undoLog(self, first: int = 0, last: int = -20, filter: undo.Filter | None = None) -> list[dict[str, Any]]:
+        return undo.log(self._peer.node, first, last, filter)
+
+    def undoInfo(
+        self, first: int = 0, last: int = -20, specification: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        return self.undoLog(first, last, undo.matching(specification))
+
+    def record_iternext(self, next: bytes | None = None) -> tuple[bytes, bytes, bytes, bytes | None]:
+        """(oid, tid, data, next) of the object at or behind `next` in order of oid; ValueError if there is none."""
+        return iteration.record_iternext(self._peer.node, next)
 
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
         return self._peer.node.load_serial(oid, serial)

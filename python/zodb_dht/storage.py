@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,40 +12,55 @@ import zope.interface
 from ZODB.interfaces import (
     IBlobStorage,
     IBlobStorageRestoreable,
+    IExternalGC,
     IMultiCommitStorage,
-    IMVCCStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 from ZODB.utils import maxtid
 
 from . import copying, iteration
 from .blobs import Blobs
-from .config import Settings
-from .errors import Closed, ReadOnlyError, Unsupported
+from .config import BY_KEYWORD, Settings
+from .conversion import Report, rising
+from .errors import Closed, ReadOnlyError, Unsupported, Usage
 from .native import Revision, RevisionAndNext, open_node
 from .peer import Peer, p64, u64
-from .view import PREFETCH_AT_ONCE, DHTView
+from .view import PREFETCH_AT_ONCE
 
 
 @zope.interface.implementer(
     IBlobStorage,
     IBlobStorageRestoreable,
+    IExternalGC,
     IMultiCommitStorage,
-    IMVCCStorage,
     IPrefetchStorage,
+    IStorageCurrentRecordIteration,
     IStorageIteration,
     IStorageRestoreable,
+    IStorageUndoable,
     ReadVerifyingStorage,
 )
 class DHTStorage(Blobs):
-    """A ZODB storage on a peer directory. Any thread; connections read through the views of new_instance().
+    """A ZODB storage on a peer directory, opened as one of its two kinds. Any thread.
 
-    The root itself reads the newest state, tools and wrappers ask it. The options are documented in config.py and, with
+    MVCCStorage gives each connection a view of its own; SharedStorage (`shared=True`) stands below wrappers and servers
+    that know nothing of views. Either reads the newest state itself. The options are documented in config.py and, with
     the same names, in component.xml.
     """
+
+    def __new__(cls, *args: Any, shared: bool = Settings.shared, **options: Any) -> DHTStorage:
+        kind: type[DHTStorage] = cls
+        if cls is DHTStorage:
+            from .mvcc import MVCCStorage
+            from .shared import SharedStorage
+
+            kind = SharedStorage if BY_KEYWORD["shared"].read(shared) else MVCCStorage
+        return object.__new__(kind)
 
     def __init__(
         self,
@@ -52,6 +68,7 @@ class DHTStorage(Blobs):
         *,
         create: bool = Settings.create,
         read_only: bool = Settings.read_only,
+        shared: bool = Settings.shared,
         cache_size: int | str = Settings.cache_size,
         max_object_size: int | str = Settings.max_object_size,
         vote_wait: float | str = Settings.vote_wait,
@@ -65,6 +82,7 @@ class DHTStorage(Blobs):
                 "path": path,
                 "create": create,
                 "read-only": read_only,
+                "shared": shared,
                 "cache-size": cache_size,
                 "max-object-size": max_object_size,
                 "vote-wait": vote_wait,
@@ -77,6 +95,10 @@ class DHTStorage(Blobs):
         super().__init__(settings)
         self._open: Peer | None = Peer(open_node(settings), settings.path)
         self.fshelper = self._open.fshelper
+        self._opened(self._open)
+
+    # What calling the class takes; __new__ hides it from help().
+    __signature__ = inspect.Signature(list(inspect.signature(__init__).parameters.values())[1:])
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DHTStorage:
@@ -86,11 +108,15 @@ class DHTStorage(Blobs):
     def new_client(self) -> DHTStorage:
         """Another root on the same open peer, for a second ZODB.DB in this process; closed by itself."""
         peer = self._peer.share()
-        client = DHTStorage.__new__(DHTStorage)
+        client = object.__new__(type(self))
         Blobs.__init__(client, self._settings)
         client._open = peer
         client.fshelper = peer.fshelper
+        client._opened(peer)
         return client
+
+    def _opened(self, peer: Peer) -> None:
+        """This storage is on the peer now."""
 
     @property
     def _peer(self) -> Peer:
@@ -126,30 +152,25 @@ class DHTStorage(Blobs):
         while some := list(islice(oids, PREFETCH_AT_ONCE)):
             view.prefetch(some)
 
-    def new_instance(self) -> DHTView:
-        """A view for one connection."""
-        self._peer  # noqa: B018 - Closed
-        return DHTView(self)
-
-    def release(self) -> None:
-        """The root holds no snapshot."""
-
-    def poll_invalidations(self) -> list[bytes]:
-        """The root always reads the newest state, so nothing that it returned is a cached snapshot."""
-        return []
-
-    def sync(self, force: bool = True) -> None:
-        """The peer is in this process: lastTransaction is all that it has acknowledged."""
-
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[iteration.Transaction]:
         return iteration.transactions(self._peer.node, start, stop)
 
-    def copyTransactionsFrom(self, other: Any, verbose: bool | int = False) -> None:
-        """Copy each transaction of other with its tid. They are queued, so that there is one fsync for many. Files of
-        blobs are linked where that is possible, else copied; other's stay as they are."""
+    def copyTransactionsFrom(
+        self, other: Any, verbose: bool | int = False, *, workers: int = 1, start_tid: bytes | None = None
+    ) -> None:
+        """Copy each transaction of other, from start_tid on, with its tid; all are durable on return.
+
+        They are queued, so that there is one fsync for many. workers is what zodb-convert asks for: any number is
+        taken, since the core hashes, logs and applies in threads of its own while other is read. Files of blobs are
+        linked where that is possible, else copied; other's stay as they are.
+        """
         if self._read_only:
             raise ReadOnlyError
-        copying.copy_transactions(other, self._peer, bool(verbose))
+        if workers < 1:
+            raise Usage(f"workers: {workers} is less than 1")
+        transactions = other.iterator() if start_tid is None else other.iterator(start_tid)
+        progress = copying.print_transaction if verbose else None
+        copying.copy_transactions(other, rising(transactions), self._peer, Report(), progress)
 
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """What became of InDoubt.txn: ("committed", tid), ("refused", z64), or None while it is unknown."""

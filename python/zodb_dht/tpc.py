@@ -11,16 +11,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from ZODB.blob import is_blob_record
 from ZODB.ConflictResolution import tryToResolveConflict
-from ZODB.utils import oid_repr, readable_tid_repr, z64
+from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import UndoError
+from ZODB.utils import maxtid, readable_tid_repr, z64
 
-from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, Unsupported, WrongPhase
-from .peer import Peer
+from . import undo
+from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, WrongPhase
+from .native import Conflict
+from .peer import Peer, p64, u64
+from .undo import Transform
 
-Transform = Callable[[bytes], bytes]
+Write = tuple[bytes, bytes, "bytes | None"]
 Callback = Callable[[bytes], object]
+Resolver = Callable[[bytes, bytes, bytes, bytes, bytes], bytes]
+"""(oid, committed serial, base, data, committed data) -> the data to store; ConflictError."""
 
 
 class Phase:
@@ -45,6 +54,12 @@ class Phase:
     def stage_blob(self, oid: bytes, filename: str) -> None:
         raise self._illegal("storeBlob")
 
+    def delete(self, oid: bytes, serial: bytes) -> None:
+        raise self._illegal("deleteObject")
+
+    def undo(self, transaction_id: bytes, transform: Transform, untransform: Transform) -> list[bytes]:
+        raise self._illegal("undo")
+
     def check(self, oid: bytes, serial: bytes) -> None:
         raise self._illegal("checkCurrentSerialInTransaction")
 
@@ -66,21 +81,28 @@ class Begun(Phase):
 
     def __init__(self, peer: Peer, transaction: Any) -> None:
         super().__init__(peer, transaction)
-        self.writes: dict[bytes, tuple[bytes, bytes, bytes]] = {}  # by oid: (oid, base, data)
+        # By oid: (oid, base, data), None for a deletion.
+        self.writes: dict[bytes, Write] = {}
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
         self.blobs = False  # the core has staged a file for it
+        self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
+        # By oid: the write that undos were computed on, None for what is committed; and the tids undone, in order.
+        self.undos: dict[bytes, tuple[Write | None, list[bytes]]] = {}
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         if serial == z64:
             self.peer.used_oid(oid)
+        self._write(oid, serial, data)
+
+    def _write(self, oid: bytes, serial: bytes, data: bytes | None) -> None:
         self.forced.discard(oid)
+        self.undos.pop(oid, None)
         self.writes[oid] = (oid, serial, data)
 
     def restore(self, oid: bytes, data: bytes | None) -> None:
-        if data is None:
-            raise Unsupported(f"restore: a deletion of oid {oid_repr(oid)} needs the tid of its transaction")
-        self.store(oid, z64, data)
+        self.peer.used_oid(oid)
+        self._write(oid, z64, data)
         self.forced.add(oid)
 
     def stage_blob(self, oid: bytes, filename: str) -> None:
@@ -91,6 +113,46 @@ class Begun(Phase):
     def _staged_as(self) -> bytes:
         """The id by which the core finds the staged files."""
         return self.txn_id
+
+    def delete(self, oid: bytes, serial: bytes) -> None:
+        self._write(oid, serial, None)
+
+    def undo(self, transaction_id: bytes, transform: Transform, untransform: Transform) -> list[bytes]:
+        node = self.peer.node
+        tid, oids = undo.find(node, transaction_id)
+        writes: dict[bytes, Write] = {}
+        failures: list[tuple[bytes, UndoError]] = []
+        for some in undo.chunks(oids):
+            for oid, states, found in zip(
+                some, undo.states(node, some, tid), node.load_many(some, maxtid), strict=True
+            ):
+                data, serial = found or (None, z64)
+                if pending := self.writes.get(oid):
+                    _, serial, data = pending
+                try:
+                    writes[oid] = (oid, serial, undo.undone(oid, tid, states, data, serial, transform, untransform))
+                except UndoError as e:
+                    failures.append((oid, e))
+        undo.refuse(failures)  # all or nothing: the transaction is as it was
+        for oid, write in writes.items():
+            self.undos.setdefault(oid, (self.writes.get(oid), []))[1].append(tid)
+            self.writes[oid] = write
+            self._undo_blob(oid, tid, write[2], untransform)
+        return oids
+
+    def _undo_blob(self, oid: bytes, tid: bytes, data: bytes | None, untransform: Transform) -> None:
+        """A blob takes the file of the revision before tid, too, as in FileStorage."""
+        if data is None or not is_blob_record(untransform(data)):
+            return
+        (before,) = self.peer.node.load_many([oid], p64(u64(tid) - 1))
+        if before is None:
+            return
+        try:
+            filename = self.peer.node.blob_file(oid, before[1])
+        except POSKeyError:  # it was never written to
+            return
+        self.blobs = True
+        self.peer.node.stage_blob(self._staged_as(), oid, filename, True)
 
     def check(self, oid: bytes, serial: bytes) -> None:
         self.reads[oid] = serial
@@ -108,18 +170,48 @@ class Begun(Phase):
         if not conflicts:
             return []
         resolved = []
-        for oid, base, committed, committed_data, base_data in conflicts:
-            data = self.writes[oid][2]
-            if oid not in self.forced:
-                data = _resolve(oid, base, committed, data, committed_data, base_data, transform, untransform)
+        failures: list[tuple[bytes, UndoError]] = []
+        for conflict in conflicts:
+            oid, committed = conflict[0], conflict[2]
+            try:
+                data = self._merged(conflict, transform, untransform)
+            except UndoError as e:
+                failures.append((oid, e))
+                continue
+            if data is not self.writes[oid][2]:
                 resolved.append(oid)
             self.writes[oid] = (oid, committed, data)
+        undo.refuse(failures)
         # The conflicting objects are reserved, too: a second disagreement means that the reservations were lost.
         for oid, base, committed, _, _ in self._ask():
             raise ConflictError(oid=oid, serials=(committed, base), data=self.writes[oid][2])
         return resolved
 
-    def _ask(self) -> list[tuple[bytes, bytes, bytes, bytes, bytes | None]]:
+    def _unknown(self, oid: bytes) -> bool:
+        """No revision of the object was ever here, not even a deletion."""
+        try:
+            return not self.peer.node.history(oid, 1)
+        except POSKeyError:
+            return True
+
+    def _merged(self, conflict: Conflict, transform: Transform, untransform: Transform) -> bytes | None:
+        """What to write in place of a write whose object was changed meanwhile; ConflictError, UndoError."""
+        oid, base, committed, committed_data, base_data = conflict
+        stored, tids = self.undos.get(oid, (self.writes[oid], []))
+        if stored is None:
+            data = committed_data if committed != z64 else None
+        elif oid in self.forced or (committed == z64 and self.peer.overlay and self._unknown(oid)):
+            data = stored[2]  # the latter is of a DemoStorage's base: as FileStorage, take it as it is
+        else:
+            data = _resolve(
+                oid, base, committed, stored[2], committed_data, base_data, transform, untransform, self.resolve
+            )
+        for tid in tids:  # undone again, on what is current now and reserved
+            (states,) = undo.states(self.peer.node, [oid], tid)
+            data = undo.undone(oid, tid, states, data, committed, transform, untransform)
+        return data
+
+    def _ask(self) -> list[Conflict]:
         try:
             return self.peer.node.vote(
                 self.txn_id, *metadata(self.transaction), list(self.writes.values()), list(self.reads.items())
@@ -225,38 +317,33 @@ class Failed(Phase):
         self._before.abort()
 
 
-class _Answer:
-    """What tryToResolveConflict asks of a storage, answered by what the vote returned."""
-
-    def __init__(self, base_data: bytes | None, transform: Transform, untransform: Transform) -> None:
-        self._base_data = base_data
-        self._crs_transform_record_data = transform
-        self._crs_untransform_record_data = untransform
-
-    def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
-        if self._base_data is None:
-            raise POSKeyError(oid)
-        return self._base_data
-
-
 def _resolve(
     oid: bytes,
     base: bytes,
     committed: bytes,
-    data: bytes,
+    data: bytes | None,
     committed_data: bytes,
     base_data: bytes | None,
     transform: Transform,
     untransform: Transform,
+    resolve: Resolver | None,
 ) -> bytes:
     """The data to store in place of `data`; ConflictError."""
+    if data is None:
+        raise ConflictError(oid=oid, serials=(committed, base))
     if base == z64 or committed == z64 or base_data is None:
         # Created twice, or gone, or its base was packed: without three states there is nothing to resolve, and
         # tryToResolveConflict would log a traceback for it.
-        raise ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
-    answer = _Answer(base_data, transform, untransform)
-    resolved: bytes = tryToResolveConflict(answer, oid, committed, base, data, committed_data)
-    return resolved
+        error = ConflictError(oid=oid, serials=(committed, base), data=untransform(data))
+        error.data = data
+        raise error
+    if resolve is None:
+        resolve = partial(tryToResolveConflict, undo.Base(base_data, transform, untransform))
+    try:
+        return resolve(oid, committed, base, data, committed_data)
+    except ConflictError as e:
+        e.data = data  # for a ZEO server that leaves conflicts to its clients
+        raise
 
 
 def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
@@ -266,4 +353,7 @@ def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:
         user = user.encode()
     if isinstance(description, str):
         description = description.encode()
-    return user, description, transaction.extension_bytes
+    extension = getattr(transaction, "extension_bytes", None)
+    if extension is None:  # records of MappingStorage know the mapping only
+        extension = TransactionMetaData(extension=dict(transaction.extension)).extension_bytes
+    return user, description, extension

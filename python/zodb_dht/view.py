@@ -7,7 +7,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import zope.interface
-from ZODB.interfaces import IBlobStorage, IMultiCommitStorage, IMVCCPrefetchStorage, ReadVerifyingStorage
+from ZODB.interfaces import (
+    IBlobStorage,
+    IExternalGC,
+    IMultiCommitStorage,
+    IMVCCPrefetchStorage,
+    IStorageCurrentRecordIteration,
+    IStorageUndoable,
+    ReadVerifyingStorage,
+)
 
 from .blobs import Blobs
 from .errors import Closed
@@ -15,17 +23,25 @@ from .native import Revision, RevisionAndNext, View
 from .peer import Peer
 
 if TYPE_CHECKING:
-    from .storage import DHTStorage
+    from .mvcc import MVCCStorage
 
 PREFETCH_AT_ONCE = 10_000
 """Oids in one call: an iterable of any length costs bounded memory."""
 
 
-@zope.interface.implementer(IBlobStorage, IMVCCPrefetchStorage, IMultiCommitStorage, ReadVerifyingStorage)
+@zope.interface.implementer(
+    IBlobStorage,
+    IExternalGC,
+    IMultiCommitStorage,
+    IMVCCPrefetchStorage,
+    IStorageCurrentRecordIteration,
+    IStorageUndoable,
+    ReadVerifyingStorage,
+)
 class DHTView(Blobs):
-    """A view of a DHTStorage. One thread at a time, like the connection it serves; made by new_instance()."""
+    """A view of an MVCCStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 
-    def __init__(self, root: DHTStorage) -> None:
+    def __init__(self, root: MVCCStorage) -> None:
         super().__init__(root._settings)
         self._root = root
         self.fshelper = root.fshelper

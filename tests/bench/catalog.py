@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The catalog database, a FileStorage that every storage imports: a ZCatalog over the documents and their folder."""
-=======
 """The catalog database, a FileStorage that all storages import: Products.ZCatalog over documents and their folder."""
->>>>>>> bench
 
 from __future__ import annotations
 

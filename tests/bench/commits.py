@@ -18,11 +18,7 @@ Results = Iterator[tuple[str, float]]
 MILLI = 1e3
 BODY = 330
 MARK = "/zodb-dht-bench-mark"
-<<<<<<< HEAD
-"""os.access() of this path, which does not exist, shows in a trace where the measured commits begin and end."""
-=======
 """os.access() of this path, which does not exist, shows in a system call trace where measured commits begin and end."""
->>>>>>> bench
 
 
 def _open(db: Any, numbers: range) -> tuple[Any, transaction.TransactionManager, list[Any]]:

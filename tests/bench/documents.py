@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Real text for the catalog: modules, classes, functions of installed Python distributions, parsed, never imported."""
-=======
 """Text for the catalog: modules, classes and functions of the Python distributions installed here, parsed, not run."""
->>>>>>> bench
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ class Report:
     def __init__(self) -> None:
         self.ran: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.cases: Counter[str] = Counter()
         self.waiting: set[str] = set()
+        self.not_here: dict[str, str] = {}
 
 
 REPORT = pytest.StashKey[Report]()
@@ -54,6 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if origin and ".".join(origin) in WAITING:
             waiting.append(item)
             report.waiting.add(".".join(origin))
+        elif origin and (why := getattr(item.cls, "not_here", {}).get(origin[1])):
+            waiting.append(item)
+            report.not_here[f"{item.cls.__name__}: {'.'.join(origin)}"] = why
     if any(item.get_closest_marker("zodb_suite") for item in items) and (
         gone := {test for test in WAITING if test.startswith(f"{BLOB_SUITE}.")} - report.waiting
     ):
@@ -75,6 +80,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, p
     report = item.config.stash[REPORT]
     if result.when == "call":
         report.ran[origin[0]] += 1
+        report.cases[item.cls.__name__ if item.cls else origin[0]] += 1
     if result.failed:
         report.failed[origin[0]] += 1
     return result
@@ -93,6 +99,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(f"{'all':26} {report.ran.total():3} ran, {report.failed.total()} failed; waiting:")
     for test, needs in WAITING.items():
         terminalreporter.line(f"  {test} needs {needs}")
+    for test, why in report.not_here.items():
+        terminalreporter.line(f"  {test} can't run there: {why}")
+    cases = ", ".join(f"{name} {count}" for name, count in report.cases.items())
+    terminalreporter.line(f"by test case: {cases}")
     for suite, needs in WAITING_SUITES.items():
         names = tests_of(suite)
         terminalreporter.line(f"  {suite.__name__}, {len(names)} tests, needs {needs}: {', '.join(names)}")

@@ -1,10 +1,11 @@
-"""Which of ZODB's own suites run on DHTStorage, and which of their tests wait for undo, pack and blobs."""
+"""Which of ZODB's and ZEO's own suites run on DHTStorage, and which of their tests wait for pack and blobs."""
 
 from __future__ import annotations
 
 import inspect
 from typing import TypeVar
 
+from ZEO.tests import CommitLockTests, IterationTests, ThreadTests, testZEO
 from ZODB.tests import (
     BasicStorage,
     ConflictResolution,
@@ -32,6 +33,8 @@ SUITES: tuple[type, ...] = (
     Synchronization.SynchronizedStorage,
     MTStorage.MTStorage,
     ConflictResolution.ConflictResolvingStorage,
+    ConflictResolution.ConflictResolvingTransUndoStorage,
+    TransactionalUndoStorage.TransactionalUndoStorage,
     testMVCCMappingStorage.MVCCTests,
     PersistentStorage.PersistentStorage,
     IteratorStorage.IteratorStorage,
@@ -41,36 +44,33 @@ SUITES: tuple[type, ...] = (
     RevisionStorage.RevisionStorage,
     HistoryStorage.HistoryStorage,
     testZODB.ZODBTests,
+    CommitLockTests.CommitLockVoteTests,
+    ThreadTests.ThreadTests,
+    IterationTests.IterationTests,
+    testZEO.MiscZEOTests,
 )
 
 # Tests of the suites above that can't run yet.
 WAITING: dict[str, str] = {
-    "IteratorStorage.testUndoZombie": "undo",
-    "RevisionStorage.testLoadBeforeUndo": "undo",
-    "RecoveryStorage.testRestoreAcrossPack": "pack and undo",
+    "RecoveryStorage.testRestoreAcrossPack": "pack",
     "RecoveryStorage.testPackWithGCOnDestinationAfterRestore": "pack",
-    "RecoveryStorage.testRestoreWithMultipleObjectsInUndoRedo": "undo",
-    "RecoveryStorage.testRestoreWithMultipleUndoRedo": "undo",
-    "ZODBTests.testMultipleUndoInOneTransaction": "undo",
+    "TransactionalUndoStorage.testTransactionalUndoAfterPack": "pack",
+    "TransactionalUndoStorage.testTransactionalUndoAfterPackWithObjectUnlinkFromRoot": "pack",
+    "TransactionalUndoStorage.testPackAfterUndoDeletion": "pack",
+    "TransactionalUndoStorage.testPackAfterUndoManyTimes": "pack",
     "storage_reusable_suite.blob_packing_txt": "pack",
     "storage_reusable_suite.packing_with_uncommitted_data_non_undoing": "pack",
     "storage_reusable_suite.packing_with_uncommitted_data_undoing": "pack",
-    "storage_reusable_suite.DHTBlobUndoTests.testUndoWithoutPreviousVersion": "undo",
-    "storage_reusable_suite.DHTBlobUndoTests.testUndo": "undo",
-    "storage_reusable_suite.DHTBlobUndoTests.testUndoAfterConsumption": "undo",
-    "storage_reusable_suite.DHTBlobUndoTests.testRedo": "undo",
-    "storage_reusable_suite.DHTBlobUndoTests.testRedoOfCreation": "undo",
 }
 
 BLOB_SUITE = "storage_reusable_suite"
 """ZODB.tests.testblob's, a function that makes a suite: test_blobs.py."""
 
-# Suites about nothing but what can't run yet.
+# Suites about nothing but what can't run yet. PackableStorage.IExternalGC_suite, which packs and stores a blob, is a
+# function.
 WAITING_SUITES: dict[type, str] = {
-    ConflictResolution.ConflictResolvingTransUndoStorage: "undo",
-    TransactionalUndoStorage.TransactionalUndoStorage: "undo",
     PackableStorage.PackableStorageWithOptionalGC: "pack",
-    PackableStorage.PackableUndoStorage: "pack and undo",
+    PackableStorage.PackableUndoStorage: "pack",
 }
 
 

@@ -18,6 +18,7 @@ from ZODB.tests import (
     RevisionStorage,
     StorageTestBase,
     Synchronization,
+    TransactionalUndoStorage,
     testMVCCMappingStorage,
     testZODB,
 )
@@ -33,6 +34,8 @@ class TestStorage(
     RevisionStorage.RevisionStorage,
     Synchronization.SynchronizedStorage,
     ConflictResolution.ConflictResolvingStorage,
+    ConflictResolution.ConflictResolvingTransUndoStorage,
+    TransactionalUndoStorage.TransactionalUndoStorage,
     HistoryStorage.HistoryStorage,
     IteratorStorage.IteratorStorage,
     IteratorStorage.ExtendedIteratorStorage,

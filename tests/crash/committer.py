@@ -1,6 +1,7 @@
 """The committing process of test_kill.py: `committer.py DIR SEED THREADS`, commits until it is killed.
 
-Says "open", then "begin THREAD N" before each commit and "done THREAD N TID" after it, one write(2) a line.
+Says "open", then "begin THREAD N" before each commit and "done THREAD N TID" after it, one write(2) a line. One thread
+more writes two objects at once and takes that back, again and again: "undone TID" after each undo.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import random
 import sys
 import threading
+import time
 
 import transaction
 from BTrees.IOBTree import IOBTree
@@ -17,6 +19,7 @@ from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError
 from zodb_dht import DHTStorage
+from zodb_dht.undo import undo_id
 
 
 def say(line: str) -> None:
@@ -48,16 +51,37 @@ def run(db: DB, seed: int, thread: int) -> None:
         say(f"done {thread} {n} {tree[n]._p_serial.hex()}")
 
 
+def undo(db: DB, seed: int) -> None:
+    manager = transaction.TransactionManager()
+    conn = db.open(manager)
+    draw = random.Random(f"{seed} undo {time.time_ns()}")
+    while True:
+        manager.begin()
+        left, right = conn.root()["left"], conn.root()["right"]
+        left["n"] = right["n"] = draw.randbytes(draw.choice((8, 30_000)))
+        manager.commit()
+        other = transaction.TransactionManager()
+        other.get().note("undo")
+        db.undo(undo_id(left._p_serial), other.get())
+        other.commit()
+        manager.begin()
+        left["n"]  # loads it
+        say(f"undone {left._p_serial.hex()}")
+
+
 def main(path: str, seed: int, threads: int) -> None:
     db = DB(DHTStorage(path))
     with db.transaction() as conn:
         root = conn.root()
         if "total" not in root:
             root["total"] = Length()
+            for side in ("left", "right"):
+                root[side] = PersistentMapping(n=b"")
             for thread in range(threads):
                 root[f"thread {thread}"] = IOBTree()
     say("open")
     workers = [threading.Thread(target=run, args=(db, seed, t), daemon=True) for t in range(threads)]
+    workers.append(threading.Thread(target=undo, args=(db, seed), daemon=True))
     for worker in workers:
         worker.start()
     for worker in workers:

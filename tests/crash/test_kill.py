@@ -30,6 +30,7 @@ class Heard:
 
     begun: set[tuple[int, int]] = field(default_factory=set)
     done: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    undone: set[bytes] = field(default_factory=set)
 
 
 def kill_while_committing(path: Path, seed: int, draw: random.Random, heard: Heard) -> None:
@@ -47,6 +48,8 @@ def kill_while_committing(path: Path, seed: int, draw: random.Random, heard: Hea
                 heard.begun.add((int(words[1]), int(words[2])))
             elif words[0] == "done":
                 heard.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
+            elif words[0] == "undone":
+                heard.undone.add(bytes.fromhex(words[1]))
             if count == lines:
                 threading.Timer(delay, child.kill).start()
         error = child.stderr.read()
@@ -78,9 +81,22 @@ def check(path: Path, seed: int, heard: Heard) -> int:
                 missing = [key for key in heard.done if key[0] == thread and key[1] not in tree]
                 assert not missing, f"LOST, though acknowledged: {missing}"
             assert root["total"]() == total, "a transaction is there in part"
+            check_undos(db, root["left"]._p_oid, root["right"]._p_oid, heard.undone)
     finally:
         db.close()
     return untold
+
+
+def check_undos(db: DB, left: bytes, right: bytes, undone: set[bytes]) -> None:
+    """Each undo is there whole or not at all, and those that were acknowledged are there."""
+    history = db.storage.history(left, 1 << 30)
+    tids = [entry["tid"] for entry in history]
+    assert tids == [entry["tid"] for entry in db.storage.history(right, 1 << 30)], "a transaction is there in part"
+    assert undone <= set(tids), f"LOST undos, though acknowledged: {undone - set(tids)}"
+    for n, entry in enumerate(history):
+        if entry["description"] == b"undo":
+            for oid in (left, right):
+                assert db.storage.loadSerial(oid, tids[n]) == db.storage.loadSerial(oid, tids[n + 2])
 
 
 def test_nothing_that_commit_returned_for_is_lost(tmp_path: Path) -> None:
@@ -90,5 +106,6 @@ def test_nothing_that_commit_returned_for_is_lost(tmp_path: Path) -> None:
     for _ in range(ROUNDS):
         kill_while_committing(tmp_path / "peer", seed, draw, heard)
         untold = check(tmp_path / "peer", seed, heard)
-    print(f"{ROUNDS} rounds: {len(heard.done)} acknowledged commits found, {untold} that nobody was told of")
-    assert heard.done, "no commit in any round: nothing was shown"
+    acknowledged = f"{len(heard.done)} acknowledged commits and {len(heard.undone)} undos"
+    print(f"{ROUNDS} rounds: {acknowledged} found, {untold} commits that nobody was told of")
+    assert heard.done and heard.undone, "no commit, or no undo, in any round: nothing was shown"

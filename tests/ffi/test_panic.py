@@ -19,6 +19,7 @@ WANT = {
     "zd_wait": "Broken",
     "zd_cancel": "KeyboardInterrupt",
     "zd_try_load": "Broken",
+    "zd_load": "Broken",
     "zd_visible": "Broken",
     "waiting": "Broken",  # no export: the goroutine of a call that waits
 }
@@ -51,6 +52,7 @@ calls = {
     "zd_call": lambda: node.stats(),
     "zd_cancel": interrupted_vote,
     "zd_try_load": lambda: view.load(oid),
+    "zd_load": lambda: view.load(p64(12345)),  # not in memory
     "zd_visible": lambda: node.last_tid(),
 }
 call = calls.get(name, node.drain)

@@ -165,12 +165,17 @@ def test_restore_into_a_new_transaction_overwrites(storage: DHTStorage) -> None:
     oid, first = new(storage)
     txn = begun(storage)
     storage.restore(oid, p64(1), b"restored", "", None, txn)
-    with pytest.raises(Unsupported, match="deletion"):
-        storage.restore(oid, p64(1), None, "", None, txn)
     assert storage.tpc_vote(txn) is None
     tid = storage.tpc_finish(txn)
     assert tid > first
     assert storage.load(oid) == (b"restored", tid)
+    txn = begun(storage)
+    storage.restore(oid, p64(1), None, "", None, txn)
+    assert storage.tpc_vote(txn) is None
+    gone = storage.tpc_finish(txn)
+    assert storage.loadBefore(oid, gone) == (b"restored", tid, gone)
+    with pytest.raises(POSKeyError):
+        storage.load(oid)
 
 
 def test_oids_are_never_given_twice(storage: DHTStorage) -> None:

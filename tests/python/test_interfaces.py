@@ -9,11 +9,10 @@ import pytest
 from ZODB import interfaces
 from ZODB.tests.MinPO import MinPO
 from zodb_dht import DHTStorage
-from zodb_dht.errors import ReadOnlyError, Unsupported
+from zodb_dht.errors import Unsupported
 from zope.interface import providedBy
 from zope.interface.verify import verifyObject
 
-from .conftest import Opener
 from .helpers import begun
 
 
@@ -22,11 +21,14 @@ def test_the_root_keeps_what_it_declares(storage: DHTStorage) -> None:
     assert declared == {
         interfaces.IBlobStorage,
         interfaces.IBlobStorageRestoreable,
+        interfaces.IExternalGC,
         interfaces.IMultiCommitStorage,
         interfaces.IMVCCStorage,
         interfaces.IPrefetchStorage,
+        interfaces.IStorageCurrentRecordIteration,
         interfaces.IStorageIteration,
         interfaces.IStorageRestoreable,
+        interfaces.IStorageUndoable,
         interfaces.ReadVerifyingStorage,
     }
     for interface in declared:
@@ -54,16 +56,10 @@ def test_iterated_transactions_and_records_keep_theirs(storage: DHTStorage) -> N
     verifyObject(interfaces.IStorageRecordInformation, record)
 
 
-def test_what_comes_later_says_so(storage: DHTStorage, open_storage: Opener) -> None:
+def test_what_comes_later_says_so(storage: DHTStorage) -> None:
     for one in (storage, storage.new_instance()):
-        assert not one.supportsUndo()
-        with pytest.raises(Unsupported, match="undo"):
-            one.undo(b"\0" * 8, begun(one))
         with pytest.raises(Unsupported, match="pack"):
             one.pack(0.0, MinPO)
-    storage.close()
-    with pytest.raises(ReadOnlyError):
-        open_storage(read_only=True).undo(b"\0" * 8, None)
 
 
 def test_the_sort_key_comes_before_those_of_other_resource_managers(storage: DHTStorage) -> None:

@@ -23,6 +23,7 @@ from zodb_dht.zconfig import DHTStorageFactory
 OTHERS: dict[str, tuple[str, Any]] = {
     "create": ("off", False),
     "read-only": ("on", True),
+    "shared": ("on", True),
     "cache-size": ("16MB", 16 * MB),
     "max-object-size": ("1048576", MB),
     "vote-wait": ("500ms", 0.5),
@@ -39,6 +40,7 @@ BAD: list[tuple[str, str, str]] = [
     ("cache-size", "nan", "such as 256MB"),
     ("cache-size", "8000000.5", "whole number"),
     ("read-only", "maybe", "neither on nor off"),
+    ("shared", "perhaps", "neither on nor off"),
     ("vote-wait", "-1", "not within"),
     ("vote-wait", "0", "not within"),
     ("vote-wait", "11s", "exceeds lease"),

@@ -40,6 +40,9 @@ func Run(t *testing.T, open Open) {
 		{"a gap in the positions is refused", gap},
 		{"bytes that are no entry are refused", garbage},
 		{"transactions come in order, within both bounds", transactions},
+		{"transactions come newest first, within both bounds", backwards},
+		{"what exists comes in order of oid, once, without what is deleted", current},
+		{"a record tells which older one it repeats", repeats},
 		{"a record is found by its hash", find},
 		{"the digests chain", chain},
 		{"a blob's file is named by its revision, and found by its root", blobs},
@@ -323,6 +326,19 @@ func transactions(t *testing.T, d *driver) {
 			t.Fatal(c.from, c.to, diff)
 		}
 	}
+	for _, c := range []struct {
+		to   zodb.Tid
+		n    int
+		want []zodb.Tid
+	}{{zodb.MaxTid, 9, []zodb.Tid{50, 40, 30, 20, 10}}, {49, 2, []zodb.Tid{40, 30}}, {30, 1, []zodb.Tid{30}}, {9, 9, nil}} {
+		var got []zodb.Tid
+		if err := d.s.TransactionsBackwards(0, c.to, func(h index.Header) bool { got = append(got, h.Tid); return len(got) < c.n }); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatal(c.to, diff)
+		}
+	}
 	n := 0
 	if err := d.s.Transactions(0, 50, func(h index.Header) bool {
 		n++
@@ -470,6 +486,11 @@ func same(rt *rapid.T, a, b index.State) {
 	hb, rb := all(b)
 	eq("transactions", ha, hb, nil, nil)
 	eq("records", ra, rb, nil, nil)
+	ba, ca, pa, ea := sameBackwards(a)
+	bb, cb, pb, eb := sameBackwards(b)
+	eq("transactions backwards", ba, bb, ea, eb)
+	eq("current records", ca, cb, nil, nil)
+	eq("repeated records", pa, pb, nil, nil)
 	for oid := range zodb.Oid(10) {
 		xa, ea := a.History(oid, 50)
 		xb, eb := b.History(oid, 50)

@@ -1,0 +1,210 @@
+"""Copying a database between storages so that it can be repeated: what is there already is compared, not copied again.
+
+A first copy can be made while the old site runs; the next one brings what was committed since. Tids, metadata and
+records stay as they are; memory is bounded by the largest transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from persistent.timestamp import TimeStamp
+from ZODB.blob import is_blob_record
+from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
+from ZODB.utils import oid_repr, z64
+
+from .errors import Mismatch, NotAPrefix, OptionError, POSKeyError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, bytes], object]
+"""Called for each transaction with what is done to it ("compare", "copy", "verify") and its tid."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What a copy, or a verification, went through."""
+
+    already_there: int = 0  # transactions
+    transactions: int = 0
+    records: int = 0
+    size: int = 0  # bytes of all records
+    last: bytes = z64
+
+
+def rising(transactions: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
+    """Each transaction with the tid that a copy gives it: its own, unless a clock was set back in between."""
+    last = z64
+    for transaction in transactions:
+        tid: bytes = transaction.tid
+        if tid <= last:  # as ZODB.BaseStorage.copy mends it
+            tid = TimeStamp(last).laterThan(TimeStamp(last)).raw()
+            log.warning("the source's tid 0x%s does not rise: copied as 0x%s", transaction.tid.hex(), tid.hex())
+        last = tid
+        yield tid, transaction
+
+
+def missing(source: Any, destination: Any, report: Report, progress: Progress) -> Iterator[tuple[bytes, Any]]:
+    """What source has after destination's last transaction. NotAPrefix unless destination is a beginning of source.
+
+    All tids up to there are compared, and the last transaction with its records.
+    """
+    last = destination.lastTransaction()
+    copies = _closing(destination.iterator()) if last != z64 else iter(())
+    begun = False
+    for tid, original in rising(_closing(source.iterator())):
+        if tid > last:
+            if not begun:
+                _at_end(copies)
+                begun = True
+            yield tid, original
+            continue
+        copy = next(copies, None)
+        if copy is None or copy.tid != tid:
+            raise NotAPrefix(
+                f"the source has transaction 0x{tid.hex()} where the destination has"
+                f" {'nothing' if copy is None else '0x' + copy.tid.hex()}: it is no copy of this source",
+                tid=tid,
+            )
+        if tid == last:  # now: a FileStorage's records can't be read any more once its iterator has ended
+            try:
+                _compare(tid, original, copy)
+            except Mismatch as e:
+                raise NotAPrefix(f"the last transaction of both differs: {e}", tid=last) from None
+        report.already_there += 1
+        progress("compare", tid)
+    if not begun:
+        _at_end(copies)
+
+
+def _at_end(copies: Iterator[Any]) -> None:
+    more = next(copies, None)
+    if more is not None:
+        raise NotAPrefix(
+            f"the destination has transaction 0x{more.tid.hex()}, which the source has not: it was written to by"
+            " something else, or the source was packed or put back",
+            tid=more.tid,
+        )
+
+
+def _closing(iterator: Any) -> Iterator[Any]:
+    """Iterate, and close what holds a file open or an iterator on a server."""
+    try:
+        # Not "yield from", which crashes CPython on RelStorage 4.3's iterator.
+        for transaction in iterator:  # noqa: UP028
+            yield transaction
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def check_places(source: Any, destination: Any) -> None:
+    """OptionError unless one can be iterated and the other keeps tids."""
+    if not IStorageIteration.providedBy(source):
+        raise OptionError(f"{source.getName()}: its transactions can't be iterated")
+    if not IStorageRestoreable.providedBy(destination) or not IStorageIteration.providedBy(destination):
+        raise OptionError(f"{destination.getName()}: it can't take transactions with the tids that they have")
+
+
+def restore(
+    source: Any, transactions: Iterable[tuple[bytes, Any]], destination: Any, report: Report, progress: Progress
+) -> None:
+    """Commit each transaction to any IStorageRestoreable, one by one, as ZODB's own copy does."""
+    for tid, transaction in transactions:
+        destination.tpc_begin(transaction, tid, transaction.status)
+        try:
+            for record in transaction:
+                filename = _blob_file(source, destination, record)
+                if filename is None:
+                    destination.restore(record.oid, tid, record.data, "", record.data_txn, transaction)
+                else:
+                    destination.restoreBlob(record.oid, tid, record.data, filename, record.data_txn, transaction)
+                report.records += 1
+                report.size += len(record.data or b"")
+            destination.tpc_vote(transaction)
+            destination.tpc_finish(transaction)
+        except BaseException:
+            destination.tpc_abort(transaction)
+            raise
+        report.transactions += 1
+        report.last = tid
+        progress("copy", tid)
+
+
+def _blob_file(source: Any, destination: Any, record: Any) -> str | None:
+    """A copy of the file of a blob's record, on destination's disk and its to take; None if there is none."""
+    if not is_blob_record(record.data):
+        return None
+    if not IBlobStorageRestoreable.providedBy(destination) or not hasattr(source, "loadBlob"):
+        raise OptionError(f"oid {oid_repr(record.oid)} is a blob: both storages need a directory of blobs")
+    try:
+        original: str = source.loadBlob(record.oid, record.tid)
+    except POSKeyError:  # a blob that was created and never written to, or a file that was lost
+        log.warning("the source has no file for the blob %s at 0x%s", oid_repr(record.oid), record.tid.hex())
+        return None
+    handle, name = tempfile.mkstemp(dir=destination.temporaryDirectory())
+    copy = str(name)
+    os.close(handle)
+    shutil.copyfile(original, copy)
+    return copy
+
+
+def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, str]:
+    """Compare every transaction of destination, its metadata and each record's bytes, with source's; Mismatch.
+
+    Returns what was compared and a sha-256 over it: equal for equal histories, whatever storages hold them. What source
+    has committed since the copy is not looked at.
+    """
+    report, digest = Report(), hashlib.sha256()
+    last = destination.lastTransaction()
+    originals = rising(_closing(source.iterator()))
+    for copy in _closing(destination.iterator(None, last)):
+        tid, original = next(originals, (None, None))
+        if tid != copy.tid:
+            found = "ends" if tid is None else f"has 0x{tid.hex()}"
+            raise Mismatch(f"the destination has transaction 0x{copy.tid.hex()} where the source {found}", tid=copy.tid)
+        for oid, data in _compare(copy.tid, original, copy):
+            digest.update(copy.tid + oid + (b"-" if data is None else hashlib.sha256(data).digest()))
+            report.records += 1
+            report.size += len(data or b"")
+        report.transactions += 1
+        report.last = copy.tid
+        progress("verify", copy.tid)
+    following, _ = next(originals, (None, None))
+    if following is not None and following <= last:
+        raise Mismatch(f"the destination lacks transaction 0x{following.hex()}", tid=following)
+    return report, digest.hexdigest()
+
+
+def _compare(tid: bytes, original: Any, copy: Any) -> list[tuple[bytes, bytes | None]]:
+    """The records of both, in order of their oids; Mismatch."""
+    for name in ("user", "description"):
+        if _bytes(getattr(original, name)) != _bytes(getattr(copy, name)):
+            raise Mismatch(f"transaction 0x{tid.hex()}: another {name}", tid=tid)
+    # Bytes first: an extension may hold what can't be unpickled here. A server sends the mapping, pickled anew.
+    if getattr(original, "extension_bytes", None) != getattr(copy, "extension_bytes", b"") and dict(
+        original.extension
+    ) != dict(copy.extension):
+        raise Mismatch(f"transaction 0x{tid.hex()}: another extension", tid=tid)
+    # An oid that was written twice has its last data.
+    want: dict[bytes, bytes | None] = {record.oid: record.data for record in original}
+    have: dict[bytes, bytes | None] = {record.oid: record.data for record in copy}
+    for oid in want.keys() | have.keys():
+        if oid not in have or oid not in want:
+            where = "the source" if oid in have else "the destination"
+            raise Mismatch(f"transaction 0x{tid.hex()}: {where} lacks oid {oid_repr(oid)}", oid=oid, tid=tid)
+        if want[oid] != have[oid]:
+            raise Mismatch(f"transaction 0x{tid.hex()}: oid {oid_repr(oid)} has other data", oid=oid, tid=tid)
+    return sorted(have.items())
+
+
+def _bytes(text: bytes | str) -> bytes:
+    return text.encode() if isinstance(text, str) else text

@@ -1,0 +1,82 @@
+"""kill -9 of an import, again and again: each leaves a beginning of the source, the last run ends with equal hashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
+from ZODB.utils import p64, z64
+
+ROUNDS = int(os.environ.get("ZODB_DHT_SOAK_ROUNDS", "120")) // 15
+TRANSACTIONS, OBJECTS = 1500, 400
+SLOW = """
+import sys
+from zodb_dht import commands, conversion
+
+def told(what, step=conversion.rising):  # a line for each transaction, when its predecessors are with the core
+    def rising(transactions):
+        for tid, transaction in step(transactions):
+            print(tid.hex(), flush=True)
+            yield tid, transaction
+    return rising
+
+conversion.rising = told(conversion.rising)
+sys.exit(commands.run(sys.argv[1:]))
+"""
+
+
+def fill(path: Path, draw: random.Random) -> None:
+    storage = FileStorage(str(path))
+    serials: dict[bytes, bytes] = {}
+    for n in range(TRANSACTIONS):
+        meta = TransactionMetaData(b"ada", b"edit %d" % n)
+        storage.tpc_begin(meta)
+        oids = {p64(draw.randrange(OBJECTS)) for _ in range(draw.randrange(6))}
+        for oid in oids:
+            storage.store(oid, serials.get(oid, z64), draw.randbytes(draw.choice((30, 300, 9000))), "", meta)
+        storage.tpc_vote(meta)
+        tid = storage.tpc_finish(meta)
+        serials.update(dict.fromkeys(oids, tid))
+    storage.close()
+
+
+def killed(source: Path, peer: Path, after: int, delay: float) -> None:
+    """Import until `after` transactions were read, and a moment more."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, "import", str(source), str(peer)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        for count, _ in enumerate(child.stdout):
+            if count == after:
+                threading.Timer(delay, child.kill).start()
+        error = child.stderr.read()
+    assert child.returncode in (-9, 0), error.decode()
+
+
+def test_a_killed_import_goes_on_and_ends_with_equal_hashes(tmp_path: Path) -> None:
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw = random.Random(seed)
+    source, peer = tmp_path / "Data.fs", tmp_path / "peer"
+    fill(source, draw)
+    for _ in range(max(ROUNDS, 1)):
+        killed(source, peer, draw.randrange(TRANSACTIONS), draw.random() * 0.02)
+    command = [sys.executable, "-m", "zodb_dht.cli", "import", str(source), str(peer), "--verify", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    document = json.loads(done.stdout)
+    assert document["already_there"] > 0, "each kill came before anything was durable: nothing was shown"
+    assert document["already_there"] + document["copied"]["transactions"] == TRANSACTIONS
+    assert document["verified"]["transactions"] == TRANSACTIONS
+    back = tmp_path / "Back.fs"
+    command[3:] = ["export", str(peer), str(back), "--verify", "--json"]
+    exported = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert exported["verified"] == document["verified"]

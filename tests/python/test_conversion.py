@@ -1,0 +1,260 @@
+"""import and export: what is copied, what is refused, and that a repetition goes on where the last one ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from persistent.mapping import PersistentMapping
+from ZODB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.utils import p64, z64
+from zodb_dht import DHTStorage, commands, conversion
+from zodb_dht.conversion import Report
+from zodb_dht.errors import Mismatch, NotAPrefix, OptionError
+from zodb_dht.iteration import RECORDS_AT_ONCE, TRANSACTIONS_AT_ONCE
+from zodb_dht.places import open_place
+from zodb_dht.progress import Bar
+
+from .conftest import Opener
+from .helpers import commit
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[[int], Path]:
+    """site(n): n more transactions in the old site's Data.fs."""
+    path = tmp_path / "Data.fs"
+
+    def grow(count: int) -> Path:
+        db = DB(FileStorage(str(path)))
+        for n in range(count):
+            with db.transaction(f"edit {n}") as connection:
+                pages = connection.root().setdefault("pages", PersistentMapping())
+                pages[len(pages)] = PersistentMapping(text="a page " * n)
+                connection.transaction_manager.get().setUser("ada")
+                connection.transaction_manager.get().setExtendedInfo("n", n)
+        db.close()
+        return path
+
+    return grow
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any, str]:
+    """(exit code, the JSON document or the text on stdout, stderr)."""
+    code = commands.run([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if "--json" in arguments and out else out, err
+
+
+def test_a_first_copy_and_incremental_ones(
+    site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, peer, back = site(5), tmp_path / "peer", tmp_path / "Back.fs"
+    digests = set()
+    for grown, there, copied in (
+        (0, 0, 6),
+        (3, 6, 3),
+        (0, 9, 0),
+        (TRANSACTIONS_AT_ONCE + 1, 9, TRANSACTIONS_AT_ONCE + 1),
+    ):
+        site(grown)
+        code, document, err = run(capsys, "import", source, peer, "--verify", "--json")
+        assert (code, err) == (0, "")
+        assert (document["already_there"], document["copied"]["transactions"]) == (there, copied)
+        code, exported, err = run(capsys, "export", peer, back, "--verify", "--json")
+        assert (code, err) == (0, "")
+        assert {**exported, "seconds": 0} == {**document, "seconds": 0}
+        digests.add(exported["verified"]["sha256"])
+    assert len(digests) == 3
+    db = DB(FileStorage(str(back)))  # nobody is locked in
+    with db.transaction() as connection:
+        assert len(connection.root()["pages"]) == 8 + TRANSACTIONS_AT_ONCE + 1
+    db.close()
+
+
+def test_the_old_site_goes_on_while_it_is_copied(storage: DHTStorage, site: Callable[[int], Path]) -> None:
+    with closing(FileStorage(str(site(3)))) as source:
+        commit(source, (p64(999), z64, b"meanwhile"))
+        report = Report()
+        found = conversion.missing(source, storage, report, lambda *_: None)
+        next(found)
+        commit(source, (p64(1000), z64, b"later"))  # not this time: the iterator has its end
+        assert sum(1 for _ in found) == 4
+
+
+@pytest.mark.parametrize("verb", ["import", "export"])
+def test_a_destination_with_a_history_of_its_own_is_refused(
+    verb: str, site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, peer, other = site(3), tmp_path / "peer", tmp_path / "Other.fs"
+    assert run(capsys, "import", source, peer)[0] == 0
+    with closing(FileStorage(str(other))) as storage:
+        commit(storage, (p64(1), z64, b"own"))
+        last = storage.lastTransaction()
+    places = (other, peer) if verb == "import" else (peer, other)
+    code, out, err = run(capsys, verb, *places)
+    assert (code, out) == (1, "") and ("no copy of this source" in err or "which the source has not" in err)
+    with closing(FileStorage(str(other), read_only=True)) as storage:
+        assert storage.lastTransaction() == last
+
+
+def test_a_destination_that_went_on_by_itself_is_refused(
+    site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, peer = site(3), tmp_path / "peer"
+    assert run(capsys, "import", source, peer)[0] == 0
+    storage = DHTStorage(peer)
+    last = commit(storage, (storage.new_oid(), z64, b"written here"))
+    storage.close()
+    code, _, err = run(capsys, "import", source, peer)
+    assert code == 1 and last.hex() in err and "which the source has not" in err
+
+
+def test_another_last_transaction_of_the_same_tid_is_refused(storage: DHTStorage, open_storage: Opener) -> None:
+    other = open_storage("other")
+    for one, data in ((storage, b"one"), (other, b"two")):
+        one._peer.node.restore(b"t" * 16, p64(7), " ", b"", b"", b"", [(p64(1), data)])
+        one._peer.node.drain()
+    with pytest.raises(NotAPrefix, match="other data"):
+        list(conversion.missing(storage, other, Report(), lambda *_: None))
+    with pytest.raises(Mismatch, match="oid 0x01 has other data") as caught:
+        conversion.verify(storage, other, lambda *_: None)
+    assert (caught.value.oid, caught.value.tid) == (p64(1), p64(7))
+
+
+@pytest.mark.parametrize(
+    ("user", "writes", "says"),
+    [
+        (b"bob", [(p64(1), b"one")], "another user"),
+        (b"", [(p64(1), None)], "other data"),
+        (b"", [], "the destination lacks oid 0x01"),
+        (b"", [(p64(1), b"one"), (p64(2), b"two")], "the source lacks oid 0x02"),
+    ],
+)
+def test_verification_names_what_differs(
+    user: bytes, writes: Any, says: str, storage: DHTStorage, open_storage: Opener
+) -> None:
+    other = open_storage("other")
+    storage._peer.node.restore(b"t" * 16, p64(7), " ", b"", b"", b"", [(p64(1), b"one")])
+    other._peer.node.restore(b"t" * 16, p64(7), " ", user, b"", b"", writes)
+    storage._peer.node.drain()
+    other._peer.node.drain()
+    with pytest.raises(Mismatch, match=says):
+        conversion.verify(storage, other, lambda *_: None)
+
+
+def test_large_transactions_are_iterated_in_pieces(storage: DHTStorage) -> None:
+    source_tids = []
+    serials: dict[bytes, bytes] = {}
+    for count in (1, RECORDS_AT_ONCE - 1, RECORDS_AT_ONCE * 2 + 3, 0, 2):
+        oids = [p64(1000 + n) for n in range(count)]
+        writes = [(oid, serials.get(oid, z64), b"%d of %d" % (n, count)) for n, oid in enumerate(oids)]
+        tid = commit(storage, *writes)
+        serials.update(dict.fromkeys(oids, tid))
+        source_tids.append((tid, writes))
+    for rounds in range(2):
+        found = list(storage.iterator())
+        assert [t.tid for t in found] == [tid for tid, _ in source_tids], rounds
+        for transaction, (tid, writes) in zip(reversed(found), reversed(source_tids), strict=True):
+            for _ in range(2):  # out of order, and twice
+                records = [(r.oid, r.tid, r.data) for r in transaction]
+                assert records == [(oid, tid, data) for oid, _, data in writes]
+
+
+def test_records_larger_than_a_piece_are_iterated(storage: DHTStorage) -> None:
+    big = [bytes([n]) * (7 << 20) for n in range(4)]
+    commit(storage, *((p64(n), z64, data) for n, data in enumerate(big)))
+    commit(storage, (p64(9), z64, b"small"))
+    assert [[r.data for r in t] for t in storage.iterator()] == [big, [b"small"]]
+
+
+def test_places(site: Callable[[int], Path], tmp_path: Path) -> None:
+    data = site(1)
+    conf = tmp_path / "zodb.conf"
+    conf.write_text(
+        f"""
+        %import zodb_dht
+        <filestorage old>
+          path {data}
+        </filestorage>
+        <zodb new>
+          <dhtstorage>
+            path {tmp_path}/peer
+          </dhtstorage>
+        </zodb>
+        """
+    )
+    for place, section, name in (
+        (str(data), None, str(data)),
+        (f"file://{data}", None, str(data)),
+        (str(conf), "old", str(data)),
+        (f"dht://{tmp_path}/peer", None, f"{tmp_path}/peer"),
+        (str(conf), "new", f"{tmp_path}/peer"),
+        (str(tmp_path / "New.fs"), None, str(tmp_path / "New.fs")),
+    ):
+        storage = open_place(place, section=section, write=place.endswith("New.fs"))
+        assert storage.getName() == name
+        storage.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("nothing.fs", "no such file"),
+        (".", "a directory"),
+        ("nosuch://x", "nosuch"),
+        ("text.conf", "--section picks one of its storages: none"),
+        ("binary", "neither a Data.fs nor a ZConfig file"),
+        ("two.conf", "--section picks one of its storages: a, b"),
+    ],
+)
+def test_a_place_that_is_none(
+    place: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.conf").write_text("# nothing\n")
+    Path("two.conf").write_text("<mappingstorage a/>\n<mappingstorage b/>\n")
+    Path("binary").write_bytes(b"\xff\x00\x01\x02" * 10)
+    with pytest.raises(OptionError, match=says):
+        open_place(place)
+    code, out, err = run(capsys, "import", place, "peer")
+    assert (code, out) == (2, "") and says in err and "zodb-dht import --help" in err
+    assert not Path("peer").exists()
+
+
+def test_a_destination_without_restore_is_a_mistake(
+    storage: DHTStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "m.conf"
+    conf.write_text("<demostorage/>\n")
+    storage.close()
+    code, _, err = run(capsys, "export", tmp_path / "peer", conf)
+    assert code == 2 and "with the tids that they have" in err
+
+
+def test_an_export_of_nothing_makes_no_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "export", tmp_path / "none", tmp_path / "New.fs")
+    assert code == 1 and str(tmp_path / "none") in err
+    assert not (tmp_path / "none").exists() and not (tmp_path / "New.fs").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("without_tqdm", [False, True])
+def test_progress_is_drawn_on_a_terminal_only(without_tqdm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if without_tqdm:
+        monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+    for stream in (io.StringIO(), Terminal()):
+        with Bar(stream) as bar:
+            bar.step("copy", p64(1 << 60))
+            bar.step("verify", p64(1 << 60))
+        assert bool(stream.getvalue()) == stream.isatty()
+        assert ("verify" in stream.getvalue()) == stream.isatty()

@@ -1,0 +1,400 @@
+"""Undo where ZODB's suites do not look: races, several at once, paging, views; and what stands beside it."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import transaction
+from BTrees.Length import Length
+from persistent.mapping import PersistentMapping
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import (
+    ConflictError,
+    MultipleUndoErrors,
+    POSKeyError,
+    ReadOnlyError,
+    ReadOnlyHistoryError,
+    UndoError,
+)
+from ZODB.utils import p64, u64, z64
+from zodb_dht import DHTStorage
+
+from .conftest import Opener
+from .helpers import begun, commit, new
+
+
+def undo(storage: Any, *ids: bytes) -> bytes:
+    """Undo, in one transaction; its tid."""
+    txn = begun(storage)
+    try:
+        for transaction_id in ids:
+            storage.undo(transaction_id, txn)
+        storage.tpc_vote(txn)
+        tid = storage.tpc_finish(txn)
+    except BaseException:
+        storage.tpc_abort(txn)
+        raise
+    assert type(tid) is bytes
+    return tid
+
+
+def ids(storage: Any) -> list[bytes]:
+    return [entry["id"] for entry in storage.undoLog(0, 1000)]
+
+
+def current(storage: Any, oid: bytes) -> bytes | None:
+    try:
+        data = storage.load(oid)[0]
+    except POSKeyError:
+        return None
+    assert type(data) is bytes
+    return data
+
+
+@pytest.fixture(params=["root", "view", "polled view"])
+def one(storage: DHTStorage, request: pytest.FixtureRequest) -> Any:
+    """What undo is asked of; the root sees what came of it."""
+    if request.param == "root":
+        return storage
+    view = storage.new_instance()
+    if request.param == "polled view":
+        view.poll_invalidations()
+    return view
+
+
+def test_an_undo_of_an_undo_of_a_creation(storage: DHTStorage, one: Any) -> None:
+    oid, first = new(storage, b"created")
+    second = undo(one, ids(one)[0])
+    assert current(storage, oid) is None
+    assert storage.loadBefore(oid, second) == (b"created", first, second)
+    assert len(storage) == 0
+    third = undo(one, ids(one)[0])
+    assert storage.load(oid) == (b"created", third)
+    fourth = undo(one, ids(one)[0])
+    assert current(storage, oid) is None
+    assert [(h["tid"], h["size"]) for h in storage.history(oid, 9)] == [
+        (fourth, 0),
+        (third, 7),
+        (second, 0),
+        (first, 7),
+    ]
+    assert [[(r.tid, r.data, r.data_txn) for r in t] for t in storage.iterator()] == [
+        [(first, b"created", None)],
+        [(second, None, None)],
+        [(third, b"created", first)],
+        [(fourth, None, None)],
+    ]
+
+
+def test_several_undos_in_one_transaction_see_each_other(one: Any, storage: DHTStorage) -> None:
+    oid, tid = new(storage, b"0")
+    for i in range(1, 4):
+        tid = commit(storage, (oid, tid, b"%d" % i))
+    newest = ids(one)
+    undo(one, *newest[:3])
+    assert current(storage, oid) == b"0"
+    undo(one, ids(one)[0])
+    assert current(storage, oid) == b"3"
+
+
+def test_one_conflict_among_several_undos_changes_nothing(storage: DHTStorage) -> None:
+    a, tid_a = new(storage, b"a0")
+    b, tid_b = new(storage, b"b0")
+    commit(storage, (a, tid_a, b"a1"), (b, tid_b, b"b1"))
+    commit(storage, (b, storage.getTid(b), b"b2"))
+    commit(storage, (a, storage.getTid(a), b"a2"))
+    newest, _, both = ids(storage)[:3]
+    txn = begun(storage)
+    storage.undo(newest, txn)
+    with pytest.raises(MultipleUndoErrors) as caught:
+        storage.undo(both, txn)
+    assert caught.value._oid == b
+    storage.tpc_vote(txn)  # the first undo alone
+    storage.tpc_finish(txn)
+    assert (current(storage, a), current(storage, b)) == (b"a1", b"b2")
+
+
+@pytest.mark.parametrize("bad", [b"", b"x", b"AAAAAAAAAAA=", b"AAAAAAAAAAE=", b"\xff\xff", "text"])
+def test_an_id_that_names_nothing_is_an_undo_error(storage: DHTStorage, bad: Any) -> None:
+    new(storage)
+    txn = begun(storage)
+    with pytest.raises(UndoError, match="Invalid transaction id"):
+        storage.undo(bad, txn)
+    storage.tpc_abort(txn)
+
+
+def test_a_packed_transaction_ends_the_log_and_is_not_undone(storage: DHTStorage) -> None:
+    for tid, status in ((5, " "), (6, "p"), (7, "u"), (8, " ")):
+        txn = begun(storage)
+        storage.tpc_abort(txn)
+        storage.tpc_begin(txn, p64(tid), status)
+        storage.restore(p64(1), p64(tid), b"%d" % tid, "", None, txn)
+        storage.tpc_vote(txn)
+        storage.tpc_finish(txn)
+    assert ids(storage) == [b"AAAAAAAAAAg="]
+    for packed in (b"AAAAAAAAAAY=", b"AAAAAAAAAAc="):
+        with pytest.raises(UndoError, match="non-undoable"):
+            undo(storage, packed)
+
+
+def test_an_object_changed_between_undo_and_vote_is_undone_on_what_is_current(storage: DHTStorage) -> None:
+    db = DB(storage)
+    with db.transaction() as connection:
+        connection.root()["n"] = Length()
+    for step in (1, 10):
+        with db.transaction() as connection:
+            connection.root()["n"].change(step)
+    txn = begun(storage)
+    storage.undo(ids(storage)[1], txn)
+    with db.transaction() as connection:
+        connection.root()["n"].change(100)
+    storage.tpc_vote(txn)
+    storage.tpc_finish(txn)
+    with db.transaction() as connection:
+        assert connection.root()["n"]() == 110
+    db.close()
+
+
+def test_an_object_changed_between_undo_and_vote_that_can_not_be_merged_is_an_undo_error(storage: DHTStorage) -> None:
+    oid, tid = new(storage, b"0")
+    tid = commit(storage, (oid, tid, b"1"))
+    txn = begun(storage)
+    storage.undo(ids(storage)[0], txn)
+    last = commit(storage, (oid, tid, b"2"))
+    with pytest.raises(UndoError):
+        storage.tpc_vote(txn)
+    storage.tpc_abort(txn)
+    assert storage.load(oid) == (b"2", last)
+    commit(storage, (oid, last, b"3"))  # nothing stayed reserved
+
+
+def test_a_write_that_lost_against_the_undo_of_its_creation_is_a_conflict(storage: DHTStorage) -> None:
+    oid, tid = new(storage, b"0")
+    txn = begun(storage, (oid, tid, b"1"))
+    undo(storage, ids(storage)[0])
+    with pytest.raises(ConflictError):
+        storage.tpc_vote(txn)
+    storage.tpc_abort(txn)
+
+
+def test_undos_and_commits_by_threads_lose_nothing(storage: DHTStorage) -> None:
+    db = DB(storage)
+    with db.transaction() as connection:
+        connection.root()["n"] = Length()
+    errors: list[BaseException] = []
+    undone: list[int] = []
+
+    def guarded(run: Callable[[], None]) -> Callable[[], None]:
+        def work() -> None:
+            try:
+                run()
+            except BaseException as e:
+                errors.append(e)
+
+        return work
+
+    def change() -> None:
+        manager = transaction.TransactionManager()
+        connection = db.open(manager)
+        for _ in range(40):
+            for attempt in manager.attempts(50):
+                with attempt:
+                    manager.get().note("change")
+                    connection.root()["n"].change(1)
+        connection.close()
+
+    def take_back() -> None:
+        while len(undone) < 25 and not errors:
+            for entry in db.undoInfo(0, 3, {"description": b"change"}):
+                manager = transaction.TransactionManager()
+                manager.get().note("taken back")
+                db.undo(entry["id"], manager.get())
+                manager.commit()
+                undone.append(1)
+
+    threads = [threading.Thread(target=guarded(run)) for run in (change, take_back, change)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    with db.transaction() as connection:
+        assert connection.root()["n"]() == 80 - len(undone)
+    db.close()
+
+
+def test_a_connection_sees_an_undo_at_its_next_transaction(storage: DHTStorage) -> None:
+    db = DB(storage)
+    manager = transaction.TransactionManager()
+    connection = db.open(manager)
+    root = connection.root()
+    for i in range(3):
+        root["a"] = i
+        manager.commit()
+    other = transaction.TransactionManager()
+    db.undoMultiple([entry["id"] for entry in db.undoLog(0, 2)], other.get())
+    other.commit()
+    assert root["a"] == 2
+    manager.begin()
+    assert root["a"] == 0
+    db.close()
+
+
+def test_the_log_pages_over_ten_thousand_transactions(storage: DHTStorage, tmp_path: Any) -> None:
+    class Source:
+        def iterator(self) -> Any:
+            from zodb_dht.iteration import Record, Transaction
+
+            class One(Transaction):
+                def __iter__(self) -> Any:
+                    record = Record(p64(1), self.tid, self.tid, None)  # type: ignore[arg-type]
+                    yield record
+
+            for n in range(1, 10_001):
+                yield One(p64(n), " ", b"user", b"%d" % n, b"")
+
+    storage.copyTransactionsFrom(Source())
+
+    def page(*args: Any) -> list[int]:
+        return [int(entry["description"]) for entry in storage.undoLog(*args)]
+
+    assert page() == list(range(10_000, 9_980, -1))
+    assert page(0, 3) == [10_000, 9_999, 9_998]
+    assert page(5, -3) == [9_995, 9_994, 9_993]
+    assert page(9_990, 20_000) == list(range(10, 0, -1))
+    assert page(0, 10_000) == list(range(10_000, 0, -1))
+    assert page(1, 3, lambda entry: entry["description"].endswith(b"000")) == [9_000, 8_000]
+    assert page(20_000, 20_020) == page(3, 3) == []
+    assert [e["description"] for e in storage.undoInfo(0, -2, {"description": b"77"})] == [b"77"]
+
+
+def test_read_only_reads_the_log_and_undoes_nothing(storage: DHTStorage, open_storage: Opener) -> None:
+    oid, tid = new(storage)
+    log = storage.undoLog()
+    storage.close()
+    read_only = open_storage(read_only=True)
+    assert read_only.undoLog() == log
+    assert read_only.record_iternext() == (oid, tid, b"data", None)
+    for call in (read_only.undo, read_only.new_instance().undo):
+        with pytest.raises(ReadOnlyError):
+            call(log[0]["id"], None)
+    with pytest.raises(ReadOnlyError):
+        read_only.deleteObject(oid, tid, None)
+
+
+def test_an_undo_after_a_restart(open_storage: Opener) -> None:
+    storage = open_storage()
+    oid, tid = new(storage, b"0")
+    commit(storage, (oid, tid, b"1"))
+    undo(storage, ids(storage)[0])
+    storage.close()
+    storage = open_storage()
+    assert current(storage, oid) == b"0"
+    undo(storage, ids(storage)[0])
+    assert current(storage, oid) == b"1"
+
+
+def test_records_of_what_exists_in_order_of_oid(storage: DHTStorage) -> None:
+    with pytest.raises(ValueError):
+        storage.record_iternext()
+    made = [new(storage, b"%d" % i) for i in range(250)]  # more than are read at once
+    undo(storage, ids(storage)[0])
+    commit(storage, (made[0][0], made[0][1], b"again"))
+    got, following = [], None
+    while True:
+        oid, _, data, following = storage.record_iternext(following)
+        got.append((oid, data))
+        if following is None:
+            break
+    assert got == [(oid, b"%d" % i if i else b"again") for i, (oid, _) in enumerate(made[:249])]
+    assert storage.record_iternext(bytes(made[5][0]))[2] == b"5"  # a cursor that went over a wire
+
+
+def test_an_external_collector_deletes(storage: DHTStorage) -> None:
+    oid, tid = new(storage)
+    txn = begun(storage)
+    with pytest.raises(ConflictError):
+        storage.deleteObject(oid, z64, txn)
+    with pytest.raises(POSKeyError):
+        storage.deleteObject(p64(u64(oid) + 1), tid, txn)
+    storage.deleteObject(oid, tid, txn)
+    storage.tpc_vote(txn)
+    gone = storage.tpc_finish(txn)
+    assert gone == storage.lastTransaction()
+    assert current(storage, oid) is None
+    assert storage.loadBefore(oid, gone) == (b"data", tid, gone)
+    undo(storage, ids(storage)[0])
+    assert current(storage, oid) == b"data"
+
+
+def test_a_deletion_of_what_changed_before_the_vote_is_a_conflict(storage: DHTStorage) -> None:
+    oid, tid = new(storage)
+    txn = begun(storage)
+    storage.deleteObject(oid, tid, txn)
+    last = commit(storage, (oid, tid, b"newer"))
+    with pytest.raises(ConflictError):
+        storage.tpc_vote(txn)
+    storage.tpc_abort(txn)
+    assert storage.load(oid) == (b"newer", last)
+
+
+def test_historical_connections_read_what_was(storage: DHTStorage) -> None:
+    db = DB(storage)
+    tids = []
+    for i in range(3):
+        with db.transaction() as connection:
+            connection.root()["a"] = PersistentMapping(n=i)
+        tids.append(db.lastTransaction())
+    undo(storage, ids(storage)[0])
+    for i, tid in enumerate(tids):
+        then = db.open(at=tid)
+        assert then.root()["a"]["n"] == i
+        then.close()
+    with pytest.raises(ValueError, match="in the future"):
+        db.open(at=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(1))
+    manager = transaction.TransactionManager()
+    then = db.open(manager, at=tids[2])
+    then.root()["a"]["n"] = 7
+    with pytest.raises(ReadOnlyHistoryError):
+        manager.commit()
+    manager.abort()
+    then.close()
+    before = db.open(before=tids[1])
+    assert before.root()["a"]["n"] == 0
+    before.close()
+    now = db.open()
+    assert now.root()["a"]["n"] == 1
+    for entry in storage.history(z64, size=999999999999):  # as zodbbrowser
+        assert storage.loadSerial(z64, entry["tid"])
+    db.close()
+
+
+def test_a_filestorage_copy_keeps_what_undos_repeat(storage: DHTStorage, tmp_path: Any) -> None:
+    source, back = FileStorage(str(tmp_path / "Data.fs")), FileStorage(str(tmp_path / "Back.fs"))
+    oid, tid = new(source, b"0")
+    for data in (b"1", b"2"):
+        tid = commit(source, (oid, tid, data))
+    for _ in range(4):
+        undo(source, ids(source)[0])
+    storage.copyTransactionsFrom(source)
+    back.copyTransactionsFrom(storage)
+    want = [[(r.oid, r.tid, r.data, r.data_txn) for r in t] for t in source.iterator()]
+    for copy in (storage, back):
+        assert [[(r.oid, r.tid, r.data, r.data_txn) for r in t] for t in copy.iterator()] == want
+    source.close()
+    back.close()
+
+
+def test_history_has_as_many_revisions_as_asked_for_while_a_newer_one_is_not_published(storage: DHTStorage) -> None:
+    oid, first = new(storage)
+    txn = begun(storage, (oid, first, b"newer"))
+    storage.tpc_vote(txn)
+    seen: list[bytes] = []
+    tid = storage.tpc_finish(txn, lambda _: seen.extend(h["tid"] for h in storage.history(oid, 1)))
+    assert seen == [first]
+    assert [h["tid"] for h in storage.history(oid, 1)] == [tid]

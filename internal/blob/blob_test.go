@@ -407,6 +407,40 @@ func TestWhatWasProposedIsForgottenByItsOutcomeOnly(t *testing.T) {
 	}
 }
 
+func TestRemoveTakesAFileAndWhatOnlyItUsed(t *testing.T) {
+	p := newPeer(t)
+	content := random(1, many)
+	one, other := p.store(1, 1, 5, content), p.store(2, 2, 6, content)
+	keys := len(p.keys())
+	first, second := blob.Revision{Oid: 1, Tid: 5, Blob: one}, blob.Revision{Oid: 2, Tid: 6, Blob: other}
+	remove := func(revs ...blob.Revision) {
+		t.Helper()
+		if err := p.Remove(ctx, revs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(first)
+	if err := p.Check(ctx, 2, 6, other); err != nil || len(p.keys()) != keys {
+		t.Errorf("%d of %d references, %v", len(p.keys()), keys, err)
+	}
+	p.stage(3, 3, content)
+	p.seal(3)
+	remove(first, second)
+	if len(p.keys()) != keys {
+		t.Error("a staged file lost its references")
+	}
+	if err := p.Discard(zodb.TxnID{3}); err != nil {
+		t.Fatal(err)
+	}
+	remove(first, second, first) // as after a crash, before their rows are deleted
+	if len(p.keys()) != 0 {
+		t.Error(len(p.keys()), "references are left")
+	}
+	if left := p.tree(); len(left) != 0 {
+		t.Error(left)
+	}
+}
+
 func TestAFileThatIsNotWhatItWasIsCorrupt(t *testing.T) {
 	p := newPeer(t)
 	b := p.store(1, 1, 2, random(1, 1000))

@@ -136,20 +136,24 @@ func (r *Refs) drop(ctx context.Context, root zodb.Hash) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.releaseLocked(root)
-	return r.sweepLocked(ctx, root)
+	return r.sweepLocked(ctx, root, nil)
 }
 
 // Sweep removes a root's references unless a revision or a staged file has it: to be called when one has gone.
 func (r *Refs) Sweep(ctx context.Context, root zodb.Hash) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.sweepLocked(ctx, root)
+	return r.sweepLocked(ctx, root, nil)
 }
 
-func (r *Refs) sweepLocked(ctx context.Context, root zodb.Hash) error {
+// sweepLocked does not count the revisions that are going. REQUIRES: r.mu.
+func (r *Refs) sweepLocked(ctx context.Context, root zodb.Hash, going func(index.Revision) bool) error {
 	used := r.users[root] > 0
 	if !used {
-		if err := r.revs.Blobs(root, func(index.Revision, error) bool { used = true; return false }); err != nil {
+		if err := r.revs.Blobs(root, func(rev index.Revision, err error) bool {
+			used = err != nil || going == nil || !going(rev) // a row that can't be read may be another's
+			return !used
+		}); err != nil {
 			return err
 		}
 	}

@@ -376,3 +376,36 @@ def test_writers_of_many_blobs_at_once(storage: DHTStorage) -> None:
     assert len(stored) == 40
     for (oid, tid), content in stored.items():
         assert Path(storage.loadBlob(oid, tid)).read_bytes() == content
+
+
+def test_undo_brings_the_file_back_and_an_abort_leaves_none(storage: DHTStorage) -> None:
+    db = DB(storage)
+    for content in (b"first", b"second", b"third"):
+        with db.transaction() as connection:
+            root = connection.root()
+            if "blob" not in root:
+                root["blob"] = Blob()
+            with root["blob"].open("w") as f:
+                f.write(content)
+    newest = db.undoInfo()[0]["id"]
+    before = files(storage.fshelper.base_dir)
+    manager = transaction.TransactionManager()
+    txn = manager.begin()
+    db.undo(newest, txn)
+    txn.abort()
+    assert files(storage.fshelper.base_dir) == before
+    txn = manager.begin()
+    db.undo(newest, txn)
+    txn.commit()
+    with db.transaction() as connection:
+        blob = connection.root()["blob"]
+        with blob.open() as f:
+            assert f.read() == b"second"
+        assert blob.committed() == storage.fshelper.getBlobFilename(blob._p_oid, storage.lastTransaction())
+    txn = manager.begin()
+    db.undo(db.undoInfo()[0]["id"], txn)  # the undo itself
+    txn.commit()
+    with db.transaction() as connection, connection.root()["blob"].open() as f:
+        assert f.read() == b"third"
+    assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"second", b"second", b"third", b"third"]
+    db.close()

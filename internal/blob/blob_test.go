@@ -175,7 +175,7 @@ func TestACommittedFileIsTheOneThatWasHandedOver(t *testing.T) {
 	if err != nil || got != (zodb.Blob{Root: want, Size: many}) {
 		t.Fatal(got, want, err)
 	}
-	name := filepath.Join(p.path, "0x00/0x00/0x00/0x00/0x00/0x00/0x00/0x2a/0x0000000000000007.blob")
+	name := filepath.Join(p.path, filepath.FromSlash("0x00/0x00/0x00/0x00/0x00/0x00/0x00/0x2a/0x0000000000000007.blob"))
 	if read, err := os.ReadFile(name); err != nil || !bytes.Equal(read, content) || p.Path(0x2a, 7) != name {
 		t.Fatal(p.Path(0x2a, 7), len(read), err)
 	}

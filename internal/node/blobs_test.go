@@ -152,7 +152,7 @@ func TestABlobThatCanNotBePutIntoPlaceIsNotShownAndNotLost(t *testing.T) {
 	x := txn(write(0x0100, 0, "record"))
 	stage(t, n, x, 0x0100, "content")
 	vote(t, n, x)
-	inTheWay := filepath.Join(dir, "blobs", "0x00/0x00/0x00/0x00/0x00/0x00/0x01")
+	inTheWay := filepath.Join(dir, filepath.FromSlash("blobs/0x00/0x00/0x00/0x00/0x00/0x00/0x01"))
 	if err := errors.Join(os.RemoveAll(inTheWay), os.WriteFile(inTheWay, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}

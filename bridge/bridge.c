@@ -764,6 +764,37 @@ METHOD(node_pack_end) {
     return call_none(ZD_PACK_END, H(self), &r, 0);
 }
 
+METHOD(node_stage_blob) {
+    request r = {0};
+    PyObject *path = NULL;
+    if (!nargs_is(n, 4, "stage_blob")) return NULL;
+    put_fixed(&r, args[0], 16, "a transaction id");
+    put_fixed(&r, args[1], 8, "an oid");
+    int keep = PyObject_IsTrue(args[3]);
+    if (keep < 0 || !PyUnicode_FSConverter(args[2], &path)) {
+        free(r.p);
+        return NULL;
+    }
+    put(&r, keep ? "\1" : "\0", 1);
+    put_bytes(&r, path, 0, "path");
+    Py_DECREF(path);
+    return call_none(ZD_STAGE_BLOB, H(self), &r, 1);
+}
+
+METHOD(node_blob_file) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 2, "blob_file")) return NULL;
+    put_fixed(&r, args[0], 8, "an oid");
+    put_fixed(&r, args[1], 8, "a tid");
+    if (call(ZD_BLOB_FILE, H(self), &r, &out, 0) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    PyObject *path = get_bytes(&a), *res = NULL;
+    if (path) res = PyUnicode_DecodeFSDefaultAndSize(PyBytes_AsString(path), PyBytes_Size(path));
+    Py_XDECREF(path);
+    return finished(&out, &a, res);
+}
+
 METHOD(node_close) {
     request r = {0};
     if (!nargs_is(n, 0, "close")) return NULL;
@@ -1053,7 +1084,7 @@ static PyMethodDef node_methods[] = {
     FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
     FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
-    FAST(outcome), FAST(pack_begin), FAST(pack_step), FAST(pack_end), FAST(close), {NULL, NULL, 0, NULL},
+    FAST(outcome), FAST(stage_blob), FAST(blob_file), FAST(pack_begin), FAST(pack_step), FAST(pack_end), FAST(close), {NULL, NULL, 0, NULL},
 };
 static PyMethodDef view_methods[] = {
     {"load", view_load, METH_O, NULL},

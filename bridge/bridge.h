@@ -27,6 +27,8 @@ enum zd_op {
     ZD_PREFETCH,
     ZD_CLOSE,
     ZD_OPEN,
+    ZD_STAGE_BLOB,
+    ZD_BLOB_FILE,
     ZD_TRANSACTIONS_BACKWARDS,
     ZD_CURRENT,
     ZD_REPEATS,

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/node"
 	"github.com/zodb-dht/zodb_dht/internal/replica"
@@ -72,7 +73,7 @@ func codes() []struct {
 			if !errors.As(err, &e) {
 				return nil, false
 			}
-			return details{{key: "oid", bytes: e.Oid.Bytes()}, tidDetail("tid", e.Tid), {key: "hash", bytes: e.Want[:]}, {key: "file", bytes: append([]byte{}, e.File...)}}, true
+			return details{{key: "oid", bytes: e.Oid.Bytes()}, tidDetail("tid", e.Tid), {key: "cid", bytes: append([]byte{}, e.CID()...)}, {key: "file", bytes: append([]byte{}, e.File...)}}, true
 		}},
 		{"in_use", func(err error) (details, bool) {
 			var e *node.InUse
@@ -109,6 +110,8 @@ func codes() []struct {
 		{"permission", is(node.ErrPermission)},
 		{"usage", is(node.ErrUsage)},
 		{"usage", is(node.ErrID)},
+		{"usage", is(blob.ErrForeign)},
+		{"in_use", is(blob.ErrInUse)},
 		{"unavailable", is(context.DeadlineExceeded)},
 		{"interrupted", is(context.Canceled)},
 	}

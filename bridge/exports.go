@@ -317,6 +317,10 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	case C.ZD_PACK_END:
 		n.PackEnd()
 		return nil, nil
+	case C.ZD_STAGE_BLOB:
+		return s.stageBlob(ctx, r)
+	case C.ZD_BLOB_FILE:
+		return s.blobFile(ctx, r)
 	case C.ZD_CLOSE:
 		handles.slots[h&0xff].CompareAndSwap(n, nil)
 		return nil, n.Close()

@@ -42,6 +42,8 @@ import (
 //	pack_begin    to, gc 1, thread          -> begun 1
 //	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
 //	pack_end      -                         -> nothing
+//	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing
+//	blob_file     oid, tid                  -> bytes path
 type request struct {
 	b   []byte
 	err error
@@ -225,7 +227,8 @@ func (s service) stats() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
 		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
-		"horizon": st.Horizon.String(),
+		"horizon":  st.Horizon.String(),
+		"blob_dir": s.n.BlobDir(),
 	})
 }
 
@@ -306,6 +309,23 @@ func (s service) outcome(ctx context.Context, r *request) ([]byte, error) {
 		return u64([]byte{1}, o.Tid), nil
 	}
 	return u64([]byte{2}, zodb.Tid(0)), nil
+}
+
+func (s service) stageBlob(ctx context.Context, r *request) ([]byte, error) {
+	id, oid, keep, path := r.id(), r.oid(), r.byte() != 0, string(r.field())
+	if r.err != nil {
+		return nil, r.err
+	}
+	return nil, s.n.StageBlob(ctx, id, oid, path, keep)
+}
+
+func (s service) blobFile(ctx context.Context, r *request) ([]byte, error) {
+	oid, tid := r.oid(), zodb.Tid(r.uint64())
+	path, err := s.n.BlobFile(ctx, oid, tid)
+	if err != nil {
+		return nil, aboutOid(oid, fmt.Errorf("blob of oid %s at tid %s: %w", oid, tid, err))
+	}
+	return appendBytes(nil, []byte(path)), nil
 }
 
 func (s service) advance(ctx context.Context, r *request) ([]byte, error) {

@@ -110,7 +110,7 @@ func TestStatusAndVerifyTellWhatIsThere(t *testing.T) {
 		t.Errorf("verify: %+v", r)
 	}
 	line := must(t, nil, "verify", dir)
-	if want := dir + ": sound: 3 records, 2 transactions, 2 objects, last " + tids[1].String() + "\n"; line != want {
+	if want := dir + ": sound: 3 records, 2 transactions, 2 objects, 0 blobs, last " + tids[1].String() + "\n"; line != want {
 		t.Errorf("verify says %q, want %q", line, want)
 	}
 }

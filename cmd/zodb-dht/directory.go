@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zodb-dht/zodb_dht/internal/node"
-	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -148,6 +147,9 @@ type report struct {
 	Digest       string   `json:"digest"`
 	Horizon      string   `json:"horizon,omitempty"` // the chain is followed from here
 	Packed       uint64   `json:"packed,omitempty"`  // transactions of which a pack left a part
+	Blobs        uint64   `json:"blobs"`
+	BlobSize     uint64   `json:"blob_size"`
+	Orphans      []string `json:"orphans"` // files that no revision has
 	Damaged      []damage `json:"damaged"`
 }
 
@@ -163,16 +165,14 @@ func (a *app) verifyCommand() *cobra.Command {
 		doc := report{
 			Path: dir, Sound: len(r.Damaged) == 0, Records: r.Records, Transactions: r.Transactions, Objects: r.Objects,
 			LastTid: r.LastTid.String(), Digest: r.Digest.String(), Damaged: []damage{},
+			Blobs: r.Blobs, BlobSize: r.BlobSize, Orphans: append([]string{}, r.Orphans...),
 		}
 		var lines []string
 		for i := range r.Damaged {
 			d := &r.Damaged[i]
-			found := damage{File: d.File, Error: d.Error()}
-			if d.File == "" {
+			found := damage{File: d.File, CID: d.CID(), Error: d.Error()}
+			if d.File == "" || d.Blob.Exists() {
 				found.Oid, found.Tid = d.Oid.String(), d.Tid.String()
-				if d.Want != (zodb.Hash{}) {
-					found.CID = d.Want.CID().String()
-				}
 			}
 			doc.Damaged = append(doc.Damaged, found)
 			lines = append(lines, line(found))
@@ -181,13 +181,16 @@ func (a *app) verifyCommand() *cobra.Command {
 		if !doc.Sound {
 			verdict = fmt.Sprintf("DAMAGED in %d places", len(r.Damaged))
 		}
+		for _, name := range r.Orphans {
+			lines = append(lines, "orphan: "+name+": no revision has this file")
+		}
 		since := ""
 		if r.Horizon != 0 {
 			doc.Horizon, doc.Packed = r.Horizon.String(), r.Packed
 			since = fmt.Sprintf("; packed: the chain is followed from %s on, %d transactions before it are in part", r.Horizon, r.Packed)
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, last %s%s",
-			dir, verdict, r.Records, r.Transactions, r.Objects, r.LastTid, since))
+		lines = append(lines, fmt.Sprintf("%s: %s: %d records, %d transactions, %d objects, %d blobs, last %s%s",
+			dir, verdict, r.Records, r.Transactions, r.Objects, r.Blobs, r.LastTid, since))
 		if err := a.emit(doc, lines...); err != nil {
 			return err
 		}

@@ -21,7 +21,7 @@ Usage: zodb-dht COMMAND [--json]
 
   init DIR                   make an empty peer directory
   status DIR                 position, last transaction, objects, bytes
-  verify DIR                 read and hash every record, follow the chain of transactions
+  verify DIR                 read and hash every record and blob, follow the chain of transactions
   pack DIR [--days N]        delete old revisions and garbage; also --to TIME, --no-gc
   dump DIR OID [--tid T]     one revision of an object: the current one, or the one T wrote
   history DIR OID [-n N]     the revisions of an object, newest first
@@ -34,8 +34,8 @@ Oids and tids are written as 0x2a, as 42, or as ZODB's sixteen hex digits.
 The directory must not be in use: stop the process that serves it first.
 
 Example:
-  $ zodb-dht verify /var/lib/zope/peer
-  /var/lib/zope/peer: sound: 350921 records, 1209 transactions, 208303 objects, last 0x040d3bc235555555
+  $ zodb-dht verify /srv/zope/peer
+  /srv/zope/peer: sound: 50921 records, 1209 transactions, 20303 objects, 12 blobs, last 0x040d3bc235555555
 
 Exit: 0 done, 1 failed, 2 usage, 3 no majority, 4 outcome unknown, 5 corrupt
 `

@@ -2,7 +2,7 @@
 // and an IPFS block store over the records that a peer keeps anyway.
 //
 // A record's CID is CIDv1, codec raw, sha2-256 over the data as ZODB hands it over; a transaction record's is CIDv1,
-// codec dag-cbor, sha2-256 over its canonical encoding. (https://github.com/multiformats/cid)
+// codec dag-cbor, sha2-256 over its canonical encoding; a blob's file is named as `ipfs add --cid-version=1` does. (https://github.com/multiformats/cid)
 package block
 
 import (
@@ -43,6 +43,14 @@ func (h Hash) CID() cid.Cid { return cid.NewCidV1(cid.Raw, h.multihash()) }
 
 // TxnCID is the name of a transaction record with this hash.
 func (h Hash) TxnCID() cid.Cid { return cid.NewCidV1(cid.DagCBOR, h.multihash()) }
+
+// FileCID is the name of a file of size bytes whose UnixFS tree has this root (unixfs.go).
+func (h Hash) FileCID(size int64) cid.Cid {
+	if size <= ChunkSize {
+		return h.CID() // one chunk, itself the root
+	}
+	return cid.NewCidV1(cid.DagProtobuf, h.multihash())
+}
 
 func (h Hash) multihash() multihash.Multihash {
 	// 0x12: sha2-256, 0x20: 32 bytes follow. (multihash.Encode cannot fail for these.)

@@ -78,15 +78,28 @@ func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 	tid := p.record.Tid
 	for i := range p.writes {
 		w := &p.writes[i]
-		op := b.SetDeferred(recordKeyLen, recordHeadLen+len(w.Data))
+		head := recordHeadLen
+		if w.Blob.Exists() {
+			head += blobHeadLen
+		}
+		op := b.SetDeferred(recordKeyLen, head+len(w.Data))
 		recordKey(op.Key[:0], w.Oid, tid)
-		op.Value[0] = byte(w.Kind)
+		op.Value[0] = rowKind(w.Kind, w.Blob)
 		copy(op.Value[1:], w.Hash[:])
-		copy(op.Value[recordHeadLen:], w.Data)
+		if w.Blob.Exists() {
+			copy(op.Value[recordHeadLen:], w.Blob.Root[:])
+			binary.BigEndian.PutUint64(op.Value[recordHeadLen+len(w.Blob.Root):], uint64(w.Blob.Size))
+		}
+		copy(op.Value[head:], w.Data)
 		_ = op.Finish() // fails only for a batch with an index
 		if w.Kind == zodb.WriteData {
 			op = b.SetDeferred(hashKeyLen, 0)
 			hashKey(op.Key[:0], w.Hash, w.Oid, tid)
+			_ = op.Finish()
+		}
+		if w.Blob.Exists() {
+			op = b.SetDeferred(hashKeyLen, 0)
+			blobKey(op.Key[:0], w.Blob.Root, w.Oid, tid)
 			_ = op.Finish()
 		}
 	}

@@ -141,7 +141,7 @@ func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 			return nil
 		}
 		p.outcome.Oids[i] = w.Oid
-		p.record.Writes[i] = zodb.Write{Oid: w.Oid, Base: h.serial(), Kind: w.Kind, Hash: w.Hash}
+		p.record.Writes[i] = zodb.Write{Oid: w.Oid, Base: h.serial(), Kind: w.Kind, Hash: w.Hash, Blob: w.Blob}
 		next.count(w, h)
 	}
 	p.digest = p.record.Digest(scratch)

@@ -17,7 +17,7 @@ var ErrEntry = errors.New("unreadable log entry")
 //	commit     floor 8 | tid 8 | flags 1 (bit 0: restore) | status 1 | snapshot 8 |
 //	           user bytes | description bytes | extension bytes | author bytes |
 //	           v reads  x ( oid 8 | serial 8 ) |
-//	           v writes x ( oid 8 | base 8 | kind 1 | sha256 32 | data bytes )
+//	           v writes x ( oid 8 | base 8 | kind 1 | sha256 32 | with kind 3: root's sha256 32, v size | data bytes )
 //	oids       v count
 //	tombstone  nothing
 //	horizon, garbage: pack.go
@@ -61,8 +61,11 @@ func AppendCommit(dst []byte, t *zodb.Txn) []byte {
 		w := &t.Writes[i]
 		dst = binary.BigEndian.AppendUint64(dst, uint64(w.Oid))
 		dst = binary.BigEndian.AppendUint64(dst, uint64(w.Base))
-		dst = append(dst, byte(w.Kind))
+		dst = append(dst, rowKind(w.Kind, w.Blob))
 		dst = append(dst, w.Hash[:]...)
+		if w.Blob.Exists() {
+			dst = binary.AppendUvarint(append(dst, w.Blob.Root[:]...), uint64(w.Blob.Size))
+		}
 		dst = appendBytes(dst, w.Data)
 	}
 	return dst
@@ -73,8 +76,21 @@ func CommitSize(t *zodb.Txn) int {
 	n := 128 + len(t.User) + len(t.Description) + len(t.Extension) + len(t.Author) + 16*len(t.Reads)
 	for i := range t.Writes {
 		n += 54 + len(t.Writes[i].Data)
+		if t.Writes[i].Blob.Exists() {
+			n += len(zodb.Hash{}) + binary.MaxVarintLen64
+		}
 	}
 	return n
+}
+
+// kindBlob stands on disk and in an entry for WriteData with a blob's file.
+const kindBlob = 3
+
+func rowKind(k zodb.WriteKind, b zodb.Blob) byte {
+	if b.Exists() {
+		return kindBlob
+	}
+	return byte(k)
 }
 
 // AppendOids appends the entry that reserves count oids.
@@ -173,6 +189,14 @@ func (e *entry) readCommit(r *reader) {
 			w := &t.Writes[i]
 			w.Oid, w.Base, w.Kind = zodb.Oid(r.uint64()), zodb.Tid(r.uint64()), zodb.WriteKind(r.byte())
 			copy(w.Hash[:], r.take(len(w.Hash)))
+			if w.Kind == kindBlob {
+				w.Kind = zodb.WriteData
+				copy(w.Blob.Root[:], r.take(len(w.Blob.Root)))
+				w.Blob.Size = int64(r.uvarint())
+				if r.err == nil && (w.Blob.Size < 0 || !w.Blob.Exists()) {
+					r.fail("a file of %d bytes of oid %s", w.Blob.Size, w.Oid)
+				}
+			}
 			w.Data = r.bytes()
 			if w.Kind != zodb.WriteData && (w.Kind != zodb.WriteDelete || len(w.Data) != 0) {
 				r.fail("write of kind %d with %d bytes", w.Kind, len(w.Data))

@@ -22,6 +22,7 @@ func sample() *zodb.Txn {
 		Writes: []zodb.Write{
 			{Oid: 5, Base: 6, Kind: zodb.WriteData, Hash: block.Sum([]byte("data")), Data: []byte("data")},
 			{Oid: 7, Base: 8, Kind: zodb.WriteDelete},
+			{Oid: 9, Kind: zodb.WriteData, Hash: block.Sum([]byte("b")), Data: []byte("b"), Blob: zodb.Blob{Root: block.Sum([]byte("file")), Size: 300}},
 		},
 	}
 }
@@ -75,7 +76,10 @@ func TestAnEntryIsRefusedUnlessItIsWhole(t *testing.T) {
 		"a length without an end":      append(bytes.Clone(b[:fields]), bytes.Repeat([]byte{0xff}, 10)...),
 		"more reads than bytes":        patched(b, reads, 0x7f),
 		"more writes than bytes":       patched(b, writes, 0x7f),
-		"an unknown kind of write":     patched(b, writes+1+16, 3),
+		"an unknown kind of write":     patched(b, writes+1+16, 4),
+		"a file without a root":        patched(b, len(b)-2-2-32, make([]byte, 32)...),
+		"a file of a negative size": append(append(bytes.Clone(b[:len(b)-4]),
+			0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1), b[len(b)-2:]...),
 		"a deletion with data":         patched(b, writes+1+16, byte(zodb.WriteDelete)),
 		"no oids":                      AppendOids(nil, 0, zodb.TxnID{}),
 		"too many oids":                AppendOids(nil, 1<<33, zodb.TxnID{}),
@@ -170,10 +174,10 @@ func TestATransactionRowIsRefusedUnlessItIsWhole(t *testing.T) {
 	if err != nil || h.Status != 'p' || h.Digest != block.Sum(nil) || string(h.Description) != "d" {
 		t.Fatal(h, err)
 	}
-	if d := cmp.Diff([]zodb.Tid{6, 8}, bases); d != "" {
+	if d := cmp.Diff([]zodb.Tid{6, 8, 0}, bases); d != "" {
 		t.Fatal(d)
 	}
-	if d := cmp.Diff([]zodb.Oid{5, 7}, h.Oids); d != "" {
+	if d := cmp.Diff([]zodb.Oid{5, 7, 9}, h.Oids); d != "" {
 		t.Fatal(d)
 	}
 	for name, bad := range map[string][]byte{

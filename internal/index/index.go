@@ -34,11 +34,15 @@ type Corrupt struct {
 	Oid   zodb.Oid
 	Tid   zodb.Tid
 	Want  zodb.Hash // the hash in the record's name (its CID)
+	Blob  zodb.Blob // set where the damaged bytes are those of a blob's file
 	File  string
 	Cause error
 }
 
 func (c *Corrupt) Error() string {
+	if c.Blob.Exists() {
+		return fmt.Sprintf("corrupt: the blob of oid %s at tid %s, %s, in %s: %v", c.Oid, c.Tid, c.Blob.CID(), c.File, c.Cause)
+	}
 	if c.File != "" {
 		return fmt.Sprintf("corrupt: %s: %v", c.File, c.Cause)
 	}
@@ -46,6 +50,18 @@ func (c *Corrupt) Error() string {
 }
 
 func (c *Corrupt) Unwrap() error { return c.Cause }
+
+// CID is the content address of what is damaged, "" where that is lost, too.
+func (c *Corrupt) CID() string {
+	switch {
+	case c.Blob.Exists():
+		return c.Blob.CID().String()
+	case c.Want != zodb.Hash{}:
+		return c.Want.CID().String()
+	default:
+		return ""
+	}
+}
 
 // Revision is one revision of one object. The caller owns Data.
 type Revision struct {
@@ -56,6 +72,7 @@ type Revision struct {
 	Hash zodb.Hash
 	Size int    // of Data, in bytes; set where Data is left out, too
 	Data []byte // nil for a deletion
+	Blob zodb.Blob
 }
 
 // RevisionKey names a revision.
@@ -129,6 +146,9 @@ type State interface {
 	Outcome(id zodb.TxnID) (Outcome, bool, error)
 	// Find returns a record with this hash, verified: ErrNotFound.
 	Find(h zodb.Hash) (Revision, error)
+	// Blobs calls yield for each revision that has a blob's file with this root, with any if root is zero, in no order that
+	// counts, without data, until it returns false.
+	Blobs(root zodb.Hash, yield func(Revision, error) bool) error
 	// Records calls yield for each revision in order of oid, newest first, with data; unreadable ones with their error.
 	Records(yield func(Revision, error) bool) error
 	// Sweep deletes the rows of what is packed, with the help of s (nil: it looks for them), and reports how far it is. It runs

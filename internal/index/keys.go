@@ -12,16 +12,19 @@ import (
 
 // The rows of a peer's Pebble instance; integers are big-endian. docs/format.md draws them.
 //
+//	/blobs/ ...               where the chunks of blob files lie, and the nodes above them (internal/blob; go-datastore's keys)
 //	/blocks/ ...              blocks that are no records (go-datastore's keys, through go-ds-pebble)
+//	b | sha256[:12] | oid | tid   -> nothing            finds a blob's file by the hash in its root CID
 //	c | sha256[:12] | oid | tid   -> nothing            finds a record by its hash
 //	g | oid                   -> head 8                 objects that a garbage list removed and no sweep has deleted yet
 //	l ...                     the log (internal/replica)
 //	o | position              -> verdict 1, txn id 16, tid 8       the remembered outcomes
 //	p                         -> sweep row (sweep.go)
-//	r | oid | ^tid            -> kind 1, sha256 32, data           revisions, newest first
+//	r | oid | ^tid            -> kind 1, sha256 32, with kind 3: root's sha256 32, size 8, then data    revisions, newest first
 //	s                         -> state (state.go)
 //	t | tid                   -> transaction header (header.go)
 const (
+	rowBlob    = 'b'
 	rowHash    = 'c'
 	rowGone    = 'g'
 	rowOutcome = 'o'
@@ -37,6 +40,7 @@ const (
 	recordKeyLen    = 1 + 8 + 8
 	recordPrefixLen = 1 + 8
 	recordHeadLen   = 1 + 32
+	blobHeadLen     = 32 + 8
 	hashKeyLen      = 1 + hashPrefix + 8 + 8
 )
 
@@ -57,6 +61,13 @@ func hashKey(dst []byte, h zodb.Hash, oid zodb.Oid, tid zodb.Tid) []byte {
 	dst = append(append(dst, rowHash), h[:hashPrefix]...)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(oid))
 	return binary.BigEndian.AppendUint64(dst, uint64(tid))
+}
+
+func blobKey(dst []byte, root zodb.Hash, oid zodb.Oid, tid zodb.Tid) []byte {
+	at := len(dst)
+	dst = hashKey(dst, root, oid, tid)
+	dst[at] = rowBlob
+	return dst
 }
 
 func txnKey(dst []byte, tid zodb.Tid) []byte {

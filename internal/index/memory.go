@@ -88,7 +88,7 @@ func (m *Memory) Apply(pos Position, raw []byte) (Outcome, error) {
 	}
 	m.txns = append(m.txns, h)
 	for _, w := range p.writes {
-		rev := Revision{Oid: w.Oid, Tid: rec.Tid, Kind: w.Kind, Hash: w.Hash, Size: len(w.Data)}
+		rev := Revision{Oid: w.Oid, Tid: rec.Tid, Kind: w.Kind, Hash: w.Hash, Size: len(w.Data), Blob: w.Blob}
 		if w.Kind == zodb.WriteData {
 			rev.Data = filled(w.Data)
 		}

@@ -28,12 +28,18 @@ func (r *reading) revision(withData, verify bool) (Revision, error) {
 	if err != nil {
 		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: err}
 	}
-	if len(v) < recordHeadLen || v[0] != byte(zodb.WriteData) && v[0] != byte(zodb.WriteDelete) {
+	if len(v) < recordHeadLen || v[0] < byte(zodb.WriteData) || v[0] > kindBlob || v[0] == kindBlob && len(v) < recordHeadLen+blobHeadLen {
 		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes of an unknown kind", len(v))}
 	}
 	rev.Kind = zodb.WriteKind(v[0])
 	copy(rev.Hash[:], v[1:])
 	data := v[recordHeadLen:]
+	if v[0] == kindBlob {
+		rev.Kind = zodb.WriteData
+		n := copy(rev.Blob.Root[:], data)
+		rev.Blob.Size = int64(binary.BigEndian.Uint64(data[n:]))
+		data = data[blobHeadLen:]
+	}
 	rev.Size = len(data)
 	if rev.Kind == zodb.WriteDelete {
 		return rev, nil

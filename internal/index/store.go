@@ -1,6 +1,7 @@
 package index
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +32,10 @@ type Config struct {
 	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
 	// lost manifest. Nothing that was not acknowledged before may be acknowledged after it. nil: log only.
 	Broken func(error)
-	Logger *slog.Logger
+	// Sweeping is called with the revisions of blobs whose rows a sweep is about to delete: their files go before them. It is
+	// called again for what a crash took back. nil: there are no files.
+	Sweeping func(ctx context.Context, revs []Revision) error
+	Logger   *slog.Logger
 }
 
 const (
@@ -50,7 +54,8 @@ type Store struct {
 	fence  fence
 	fs     vfs.FS
 	dir    string
-	parked chan struct{} // closed when a call into Pebble never came back: it holds Pebble's locks for good
+	blobs  func(context.Context, []Revision) error // Config.Sweeping
+	parked chan struct{}                           // closed when a call into Pebble never came back: it holds Pebble's locks for good
 
 	// Written by Apply only.
 	heads    *recent[zodb.Oid, head]
@@ -122,7 +127,7 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	if fsys == nil {
 		fsys = vfs.Default
 	}
-	s.fs, s.dir = fsys, cfg.Dir
+	s.fs, s.dir, s.blobs = fsys, cfg.Dir, cfg.Sweeping
 	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
 	opts := &pebble.Options{
 		FS:                 s.fence.wrap(fsys),

@@ -104,14 +104,14 @@ func (v *Survey) newest(it *pebble.Iterator, oid zodb.Oid, tid zodb.Tid) error {
 	if err != nil {
 		return v.s.blame(oid, err)
 	}
-	if len(val) < recordHeadLen || val[0] != byte(zodb.WriteData) && val[0] != byte(zodb.WriteDelete) {
+	if len(val) < recordHeadLen || val[0] < byte(zodb.WriteData) || val[0] > kindBlob {
 		return &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes of an unknown kind", len(val))}
 	}
 	last, err := v.s.gone.last(oid)
 	switch {
 	case err != nil:
 		return err
-	case val[0] == byte(zodb.WriteData) && tid > last:
+	case val[0] != byte(zodb.WriteDelete) && tid > last:
 		v.current.Add(uint64(oid))
 	default:
 		v.packable.Add(uint64(oid))

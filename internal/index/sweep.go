@@ -117,6 +117,7 @@ type sweeper struct {
 	done, total uint64
 	rows        []deletion // of the batch at hand
 	gone        []zodb.Oid // whose garbage rows go with it
+	blobs       []Revision // those of rows that have files
 	dataSize    uint64     // of rows
 	key         []byte
 }
@@ -126,6 +127,7 @@ type deletion struct {
 	tid  zodb.Tid
 	data bool // a record with data: it has a hash row
 	hash zodb.Hash
+	root zodb.Hash // of the blob's file, if it has one
 }
 
 func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error {
@@ -196,7 +198,10 @@ func (w *sweeper) take(rev *Revision, last zodb.Tid) error {
 	if rev.Tid > w.horizon || rev.Tid > last && !packed(rev, w.horizon) {
 		return nil
 	}
-	w.rows = append(w.rows, deletion{rev.Oid, rev.Tid, rev.Kind == zodb.WriteData, rev.Hash})
+	w.rows = append(w.rows, deletion{rev.Oid, rev.Tid, rev.Kind == zodb.WriteData, rev.Hash, rev.Blob.Root})
+	if rev.Blob.Exists() {
+		w.blobs = append(w.blobs, *rev)
+	}
 	w.dataSize += uint64(rev.Size)
 	if len(w.rows) < maxSweep {
 		return nil
@@ -214,6 +219,11 @@ func (w *sweeper) flush(ctx context.Context) error {
 	}
 	if len(w.rows)+len(w.gone) == 0 {
 		return nil
+	}
+	if len(w.blobs) > 0 && w.s.blobs != nil {
+		if err := w.s.blobs(ctx, w.blobs); err != nil {
+			return err
+		}
 	}
 	w.s.sweeping.Lock()
 	defer w.s.sweeping.Unlock()
@@ -240,7 +250,7 @@ func (w *sweeper) flush(ctx context.Context) error {
 	if err := w.commit(b, &now); err != nil {
 		return err
 	}
-	w.rows, w.gone, w.dataSize = w.rows[:0], w.gone[:0], 0
+	w.rows, w.gone, w.blobs, w.dataSize = w.rows[:0], w.gone[:0], w.blobs[:0], 0
 	return nil
 }
 
@@ -265,6 +275,10 @@ func (w *sweeper) deleteRow(b *pebble.Batch, d *deletion) error {
 		return err
 	}
 	w.key = hashKey(w.key[:0], d.hash, d.oid, d.tid)
+	if err := b.Delete(w.key, nil); err != nil || d.root == (zodb.Hash{}) {
+		return err
+	}
+	w.key = blobKey(w.key[:0], d.root, d.oid, d.tid)
 	return b.Delete(w.key, nil)
 }
 
@@ -348,7 +362,7 @@ func (w *sweeper) finish(ctx context.Context) error {
 func (s *Store) Compact(ctx context.Context) error {
 	to := s.swept.Load().to
 	// In one call: each would push what the tables at the top hold of the other rows down, too.
-	if err := s.db.Compact(ctx, []byte{rowHash}, []byte{rowTxn + 1}, true); err != nil {
+	if err := s.db.Compact(ctx, []byte{rowBlob}, []byte{rowTxn + 1}, true); err != nil {
 		return fmt.Errorf("compact: %w", err)
 	}
 	w := sweeper{s: s}

@@ -32,8 +32,8 @@ func (r *Report) damaged(c *Corrupt) {
 	r.Damaged = append(r.Damaged, *c)
 }
 
-// note takes an error of a read into the report; what is no damage is returned.
-func (r *Report) note(err error) error {
+// Note takes an error of a read into the report; what is no damage is returned.
+func (r *Report) Note(err error) error {
 	var c *Corrupt
 	if !errors.As(err, &c) {
 		return err
@@ -98,13 +98,13 @@ func (v *verifier) records() error {
 		if rev.Tid > v.stats.LastTid && err == nil {
 			return true // newer than what is judged
 		}
-		if stop = v.report.note(err); stop != nil {
+		if stop = v.report.Note(err); stop != nil {
 			return false
 		}
 		if first || rev.Oid != object {
 			object, first = rev.Oid, false
 			last, err := v.s.gone.last(rev.Oid)
-			if stop = v.report.note(err); stop != nil {
+			if stop = v.report.Note(err); stop != nil {
 				return false
 			}
 			if rev.Kind == zodb.WriteData && rev.Tid > last {
@@ -124,7 +124,7 @@ func (v *verifier) records() error {
 		return nil
 	}
 	before := len(v.report.Damaged)
-	if err := v.report.note(err); err != nil {
+	if err := v.report.Note(err); err != nil {
 		return err
 	}
 	v.report.Damaged = v.report.Damaged[:before] // chain names it better
@@ -141,7 +141,7 @@ func (v *verifier) chain() error {
 	if stop != nil {
 		return stop
 	}
-	if err := v.report.note(err); err != nil {
+	if err := v.report.Note(err); err != nil {
 		return err
 	}
 	if v.prev != v.stats.Digest && len(v.report.Damaged) == 0 {
@@ -164,14 +164,14 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 		}
 		if err != nil {
 			whole = false
-			if err := v.report.note(err); err != nil {
+			if err := v.report.Note(err); err != nil {
 				return err
 			}
 		}
 		if v.readAll && err == nil {
 			v.report.Records++
 		}
-		rec.Writes = append(rec.Writes, zodb.Write{Oid: oid, Base: bases[i], Kind: rev.Kind, Hash: rev.Hash})
+		rec.Writes = append(rec.Writes, zodb.Write{Oid: oid, Base: bases[i], Kind: rev.Kind, Hash: rev.Hash, Blob: rev.Blob})
 		if err := v.step(); err != nil {
 			return err
 		}
@@ -214,6 +214,9 @@ func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, verify bool) (Revision, e
 	}
 	return r.revision(false, verify)
 }
+
+// Row is one revision as its row has it, without data, also where a pack hides it and no sweep has deleted it yet.
+func (s *Store) Row(oid zodb.Oid, tid zodb.Tid) (Revision, error) { return s.revisionAt(oid, tid, false) }
 
 // Data is block.Records.Data.
 func (s *Store) Data(h zodb.Hash) ([]byte, bool, error) {

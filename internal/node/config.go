@@ -40,6 +40,8 @@ type Config struct {
 	// PackWait is how long a pack holds back for snapshots of this process that are older than its position. 0 means 60s; at
 	// least 1ms, at most a day.
 	PackWait Duration `json:"pack-wait"`
+	// BlobDir is where blobs are, if not in the peer directory; it is remembered there. "" leaves them where they are.
+	BlobDir string `json:"blob-dir"`
 
 	Logger *slog.Logger `json:"-"`
 	// FS replaces the file system below the database, for tests; nil is the operating system's.

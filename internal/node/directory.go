@@ -23,10 +23,13 @@ import (
 //	         directory is made, so that one without it holds nothing that was ever acknowledged
 //	lock     locked (flock) while a process serves the directory; its content is that process' pid
 //	db/      Pebble
+//	blobs/   the blob directory (internal/blob), unless blob-dir says where it is: a path and a newline
 const (
 	formatFile    = "format"
 	lockFile      = "lock"
 	databaseDir   = "db"
+	blobsDir      = "blobs"
+	blobDirFile   = "blob-dir"
 	formatTitle   = "zodb_dht peer directory"
 	formatVersion = 1
 )
@@ -159,7 +162,7 @@ func (d *directory) checkForeign(create bool) error {
 		switch e.Name() {
 		case formatFile:
 			return nil
-		case lockFile, databaseDir, formatFile + ".new":
+		case lockFile, databaseDir, blobsDir, blobDirFile, formatFile + ".new":
 		default:
 			foreign = e.Name()
 		}

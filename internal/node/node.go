@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/replica"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -30,6 +31,8 @@ type Node struct {
 	pins  pins
 	sweep sweeper
 	pack  packing
+	blobs *blob.Dir
+	refs  *blob.Refs
 
 	visible atomic.Uint64 // Invariant: only rises; below every held tid
 	closed  atomic.Bool
@@ -84,7 +87,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 func (n *Node) start(ctx context.Context) (err error) {
 	n.store, err = index.Open(index.Config{
 		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4,
-		Broken: n.Poison, Logger: n.cfg.Logger,
+		Broken: n.Poison, Sweeping: n.removeBlobs, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return openError(n.dir.database(), err)
@@ -93,6 +96,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		if err := n.dir.found(); err != nil {
 			return err
 		}
+	}
+	if err := n.openBlobs(); err != nil {
+		return err
 	}
 	st := n.store.Stats()
 	n.ahead = newReadahead(n.cache, n.store, n.cache.fits(st))
@@ -107,10 +113,14 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	n.started.Store(true)
-	n.sweep.start(n)
 	if err := n.Broken(); err != nil { // while it started
 		n.end(err)
+		return nil // what is staged stays: not all that is committed may be applied
 	}
+	if err := n.apart(func() error { return n.blobs.Resolve(ctx) }); err != nil {
+		return err
+	}
+	n.sweep.start(n)
 	return nil
 }
 
@@ -122,6 +132,9 @@ func (n *Node) end(err error) {
 
 // openError tells a file system's refusal from damage.
 func openError(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if p := pathError(path, err); errors.Is(p, ErrPermission) {
 		return p
 	}
@@ -139,6 +152,10 @@ func (n *Node) applied(o index.Outcome) {
 	case index.Packed:
 		n.sweep.wake()
 		return
+	}
+	misplaced := n.settleBlobs(o)
+	if misplaced != nil { // the files are still staged, and the next open finds them
+		n.Poison(misplaced)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -158,6 +175,11 @@ func (n *Node) applied(o index.Outcome) {
 		tid := o.Tid
 		// The guard: Python may die, or forget, between Finish and Publish.
 		n.mu.held[tid] = time.AfterFunc(time.Duration(n.cfg.Lease), func() { n.Publish(tid) })
+	}
+	if misplaced != nil {
+		never := time.NewTimer(0)
+		never.Stop()
+		n.mu.held[o.Tid] = never // nobody sees a transaction whose blobs are not in place
 	}
 	n.publishLocked()
 }
@@ -247,12 +269,19 @@ func (n *Node) Close() error {
 
 func (n *Node) stop() error {
 	var errs []error
-	n.sweep.stop()
+	var parked <-chan struct{}
+	if n.store != nil {
+		parked = n.store.Parked()
+	}
+	n.sweep.stop(parked)
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
+	if n.blobs != nil {
+		errs = append(errs, n.blobs.Close())
+	}
 	if n.ahead != nil {
 		n.ahead.close()
 	}

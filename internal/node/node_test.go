@@ -393,7 +393,7 @@ func TestVerifyCountsAndFollowsTheChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := node.Verify(ctx, dir, nil)
-	want := node.Report{Records: 3, Transactions: 2, Objects: 2, LastTid: last, Digest: st.Digest}
+	want := node.Report{Report: index.Report{Records: 3, Transactions: 2, Objects: 2, LastTid: last, Digest: st.Digest}}
 	if d := cmp.Diff(want, r); err != nil || d != "" {
 		t.Fatal(err, d)
 	}

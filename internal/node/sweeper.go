@@ -57,9 +57,18 @@ func (w *sweeper) start(n *Node) {
 	w.wake()
 }
 
-func (w *sweeper) stop() {
+// stop ends and joins it, unless a call into Pebble was parked, perhaps its own.
+func (w *sweeper) stop(parked <-chan struct{}) {
 	w.cancel()
-	w.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		w.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-parked:
+	}
 }
 
 // wake never waits.

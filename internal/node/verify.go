@@ -13,7 +13,12 @@ import (
 )
 
 // Report is what Verify found.
-type Report = index.Report
+type Report struct {
+	index.Report
+	Blobs    uint64   // files that revisions have, read and hashed
+	BlobSize uint64   // bytes in them
+	Orphans  []string // files that no revision has, at most maxOrphans. No damage
+}
 
 // Verify opens the peer in dir, reads and hashes all that it holds, and closes it: an error if it does not open.
 func Verify(ctx context.Context, dir string, progress func(done, total uint64)) (Report, error) {
@@ -25,16 +30,19 @@ func Verify(ctx context.Context, dir string, progress func(done, total uint64)) 
 	return report, errors.Join(err, n.Close())
 }
 
-// Verify is index.Store.Verify on an open peer.
-func (n *Node) Verify(ctx context.Context, progress func(done, total uint64)) (Report, error) {
+// Verify is index.Store.Verify on an open peer, and reads every blob's file.
+func (n *Node) Verify(ctx context.Context, progress func(done, total uint64)) (r Report, err error) {
 	if err := n.enter(); err != nil {
 		return Report{}, err
 	}
 	defer n.calls.RUnlock()
-	return n.store.Verify(ctx, progress)
+	if r.Report, err = n.store.Verify(ctx, progress); err != nil {
+		return r, err
+	}
+	return r, n.verifyBlobs(ctx, &r, progress)
 }
 
-// Blocks serves the peer's records by CID, and keeps blocks that are no records beside them in the same Pebble instance. It may
+// Blocks serves the peer's records and the blocks of its blobs by CID, and keeps blocks that are no records beside them in the same Pebble instance. It may
 // be used until Close.
 func (n *Node) Blocks() (blockstore.Blockstore, error) {
 	// The datastore is not closed: that would close the instance, which is the state's.
@@ -42,5 +50,5 @@ func (n *Node) Blocks() (blockstore.Blockstore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return block.NewView(n.store, block.NewOthers(others)), nil
+	return block.NewView(block.Joined{n.store, n.refs}, block.NewOthers(others)), nil
 }

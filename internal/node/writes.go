@@ -51,6 +51,9 @@ func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
 	if err := n.check(txn); err != nil {
 		return nil, err
 	}
+	if err := n.seal(ctx, txn); err != nil {
+		return nil, err
+	}
 	stale, err := n.log.Vote(ctx, txn)
 	if err != nil {
 		n.forget(txn.ID)
@@ -120,11 +123,13 @@ func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, 
 		}
 		n.mu.Unlock()
 	}
+	n.blobs.Propose(id)
 	o, err := n.log.Finish(ctx, id)
 	if err != nil {
 		var doubt *replica.InDoubt
-		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache
+		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache, and its blobs into their places
 			n.forget(id)
+			n.blobs.Withdraw(id)
 		}
 		return 0, err
 	}
@@ -160,7 +165,10 @@ func (n *Node) Abort(ctx context.Context, id zodb.TxnID) error {
 	if n.cfg.ReadOnly {
 		return nil
 	}
-	return n.log.Abort(ctx, id)
+	if err := n.log.Abort(ctx, id); err != nil {
+		return err
+	}
+	return n.forgetBlobs(id)
 }
 
 // Restore is Operations.Restore.
@@ -175,8 +183,16 @@ func (n *Node) Restore(ctx context.Context, txn *zodb.Txn) error {
 	if txn.Tid >= zodb.MaxTid {
 		return fmt.Errorf("tid %s %w: tids are below %s", txn.Tid, ErrID, zodb.MaxTid)
 	}
+	if err := n.seal(ctx, txn); err != nil {
+		return err
+	}
 	txn.Restore = true
-	return n.log.Restore(ctx, txn)
+	n.blobs.Propose(txn.ID)
+	err := n.log.Restore(ctx, txn)
+	if err != nil {
+		n.blobs.Withdraw(txn.ID)
+	}
+	return err
 }
 
 // Drain is Operations.Drain.

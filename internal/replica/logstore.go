@@ -10,7 +10,6 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
-
 )
 
 // keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an

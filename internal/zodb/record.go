@@ -3,6 +3,7 @@ package zodb
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
@@ -18,7 +19,8 @@ const recordVersion = 1
 // CID, on every peer. The CID of the last record names the whole history.
 //
 //	{ "tid": h'8 bytes', "txn": h'16 bytes', "prev": CID | null, "user": h'', "author": h'', "status": h'1 byte',
-//	  "writes": [ [oid h'8', base h'8', CID | null (deletion)] ... ], "version": 1, "extension": h'', "description": h'' }
+//	  "writes": [ [oid h'8', base h'8', CID | null (deletion)] or, with a blob's file, [oid, base, CID, CID of the file, size] ... ],
+//	  "version": 1, "extension": h'', "description": h'' }
 type Record struct {
 	Prev        Hash // zero for the first record
 	Tid         Tid
@@ -65,13 +67,20 @@ func (r *Record) AppendTo(b []byte) []byte {
 	b = appendHead(b, majorArray, uint64(len(r.Writes)))
 	for i := range r.Writes {
 		w := &r.Writes[i]
-		b = appendHead(b, majorArray, 3)
+		fields := uint64(3)
+		if w.Blob.Exists() {
+			fields = 5
+		}
+		b = appendHead(b, majorArray, fields)
 		b = binary.BigEndian.AppendUint64(appendHead(b, majorBytes, 8), uint64(w.Oid))
 		b = binary.BigEndian.AppendUint64(appendHead(b, majorBytes, 8), uint64(w.Base))
 		if w.Kind == WriteDelete {
 			b = append(b, cborNull)
 		} else {
 			b = append(appendRawCID(b), w.Hash[:]...)
+		}
+		if w.Blob.Exists() {
+			b = appendHead(appendCID(b, w.Blob.CID().Bytes()), majorUint, uint64(w.Blob.Size))
 		}
 	}
 	b = appendText(b, "version")
@@ -128,11 +137,34 @@ type recordFields struct {
 	Description []byte        `cbor:"description"`
 }
 
+// recordWrite is a write as it is encoded: an array of three or, with a blob's file, five.
 type recordWrite struct {
-	_    struct{} `cbor:",toarray"`
 	Oid  []byte
 	Base []byte
 	CID  *cbor.Tag
+	Blob *cbor.Tag
+	Size uint64
+}
+
+// UnmarshalCBOR reads the array; what is not canonical in it is found by DecodeRecord.
+func (w *recordWrite) UnmarshalCBOR(b []byte) error {
+	var fields []cbor.RawMessage
+	if err := cbor.Unmarshal(b, &fields); err != nil {
+		return err
+	}
+	into := []any{&w.Oid, &w.Base, &w.CID, &w.Blob, &w.Size}
+	if len(fields) != 3 && len(fields) != len(into) {
+		return fmt.Errorf("a write of %d fields", len(fields))
+	}
+	for i, field := range fields {
+		if err := cbor.Unmarshal(field, into[i]); err != nil {
+			return err
+		}
+	}
+	if w.Blob == nil && len(fields) != 3 {
+		return errors.New("a write with a size and no file")
+	}
+	return nil
 }
 
 // DecodeRecord reads what AppendTo writes and nothing else: any other form of the same content is ErrMalformed, since two
@@ -194,6 +226,14 @@ func (f *recordFields) record() (Record, error) {
 			w.Kind = WriteData
 			if w.Hash, err = hashInTag(fw.CID); err != nil {
 				return Record{}, err
+			}
+		}
+		if fw.Blob != nil {
+			if w.Blob.Root, err = hashInTag(fw.Blob); err != nil {
+				return Record{}, err
+			}
+			if w.Blob.Size = int64(fw.Size); w.Blob.Size < 0 || !w.Blob.Exists() || w.Kind == WriteDelete {
+				return Record{}, fmt.Errorf("the file of oid %s has %d bytes: %w", w.Oid, fw.Size, ErrMalformed)
 			}
 		}
 		r.Writes = append(r.Writes, w)

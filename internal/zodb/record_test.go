@@ -35,6 +35,9 @@ func drawRecord(t *rapid.T) Record {
 		w := Write{Oid: Oid(rapid.Uint64().Draw(t, "oid")), Base: Tid(rapid.Uint64().Draw(t, "base")), Kind: WriteDelete}
 		if rapid.Bool().Draw(t, "data") {
 			w.Kind, w.Hash = WriteData, block.Sum(bs("data"))
+			if rapid.Bool().Draw(t, "file") {
+				w.Blob = Blob{Root: block.Sum(bs("file")), Size: rapid.Int64Range(0, 1<<40).Draw(t, "size")}
+			}
 		}
 		r.Writes = append(r.Writes, w)
 	}
@@ -88,7 +91,15 @@ func vectors() []vector {
 		Writes: []Write{{Oid: 0, Base: 0, Kind: WriteData, Hash: block.Sum([]byte("root"))}}}
 	second := Record{Prev: first.Digest(nil), Tid: 0x03f0a1b2c3d4e5f6, ID: TxnID{1, 2, 3}, Status: 'p', User: []byte(" admin"), Description: []byte("/a"),
 		Extension: []byte{0x80}, Author: []byte("peer"), Writes: []Write{{Oid: 7, Base: 1, Kind: WriteDelete}, {Oid: 300, Base: 0, Kind: WriteData, Hash: block.Sum(nil)}}}
-	return []vector{{Name: "the first transaction", Record: first}, {Name: "a deletion behind it", Record: second}}
+	third := Record{Prev: second.Digest(nil), Tid: 0x03f0a1b2c3d4e5f7, ID: TxnID{4}, Status: ' ', User: []byte{}, Description: []byte{}, Extension: []byte{}, Author: []byte{},
+		Writes: []Write{
+			{Oid: 8, Kind: WriteData, Hash: block.Sum([]byte("blob")), Blob: Blob{Root: block.Sum([]byte("small")), Size: 5}},
+			{Oid: 9, Kind: WriteData, Hash: block.Sum([]byte("blob")), Blob: Blob{Root: block.Sum([]byte("a root")), Size: 1 << 30}},
+		}}
+	return []vector{
+		{Name: "the first transaction", Record: first}, {Name: "a deletion behind it", Record: second},
+		{Name: "two blobs, of one chunk and of many", Record: third},
+	}
 }
 
 // testdata/records.json is for other implementations: a change of it is a change of the format.
@@ -130,6 +141,18 @@ func TestAnythingButTheCanonicalFormIsRefused(t *testing.T) {
 		"version 0":                bytes.Replace(v, []byte("version\x01"), []byte("version\x00"), 1),
 	}
 	for name, b := range cases {
+		if _, err := DecodeRecord(b); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b := vectors()[2].Record.AppendTo(nil)
+	for name, b := range map[string][]byte{
+		"a file of one chunk named as a tree": bytes.Replace(b, []byte{0x05, 0x85, 0x48}, []byte{0x1a, 0x05, 0x85, 0x48}, 1),
+		"a size that is not the codec's":      bytes.Replace(b, []byte{0x1a, 0x40, 0, 0, 0}, []byte{0x1a, 0, 3, 0, 0}, 1),
+		"a negative size":                     bytes.Replace(b, []byte{0x1a, 0x40, 0, 0, 0}, []byte{0x1b, 0x80, 0, 0, 0, 0, 0, 0, 0}, 1),
+		"a write of four":                     bytes.Replace(b, []byte{0x85, 0x48, 0, 0, 0, 0, 0, 0, 0, 9}, []byte{0x84, 0x48, 0, 0, 0, 0, 0, 0, 0, 9}, 1),
+		"a size without a file":               bytes.Replace(b, append([]byte{0xd8, 42, 0x58, 37, 0, 1, 0x70, 0x12, 0x20}, vectors()[2].Record.Writes[1].Blob.Root[:]...), []byte{0xf6}, 1),
+	} {
 		if _, err := DecodeRecord(b); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}

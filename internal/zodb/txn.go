@@ -1,5 +1,7 @@
 package zodb
 
+import "github.com/ipfs/go-cid"
+
 // WriteKind says what a transaction did to an object.
 type WriteKind uint8
 
@@ -16,7 +18,21 @@ type Write struct {
 	Kind WriteKind
 	Hash Hash   // of Data; zero for WriteDelete
 	Data []byte // nil for WriteDelete
+	// Blob is the file beside the record of a ZODB blob; no file for every other object.
+	Blob Blob
 }
+
+// Blob names the content of a blob's file. The file itself is never a block, a record or part of the log.
+type Blob struct {
+	Root Hash  // of the root of its UnixFS tree; zero: there is no file
+	Size int64 // in bytes
+}
+
+// Exists tells whether there is a file.
+func (b Blob) Exists() bool { return b.Root != Hash{} }
+
+// CID is what `ipfs add --cid-version=1` prints for the file.
+func (b Blob) CID() cid.Cid { return b.Root.FileCID(b.Size) }
 
 // Read is an object that a transaction declared unchanged (ReadVerifyingStorage.checkCurrentSerialInTransaction).
 type Read struct {

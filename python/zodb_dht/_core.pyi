@@ -84,6 +84,10 @@ class Node:
         refs are the oids, joined, that the records of the step before refer to."""
     def pack_end(self) -> None:
         """Give a pack up; nothing if it has ended."""
+    def stage_blob(self, txn_id: bytes, oid: bytes, path: str, keep: bool) -> None:
+        """Take the file over for a transaction's write of oid; keep: link or copy it. abort() removes it."""
+    def blob_file(self, oid: bytes, tid: bytes) -> str:
+        """The name of a blob's committed file."""
     def close(self) -> None: ...
 
 @final

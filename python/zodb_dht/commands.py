@@ -122,9 +122,9 @@ def _convert(options: argparse.Namespace) -> int:
     with _both(options) as (source, destination), Bar(sys.stderr) as bar:
         transactions = conversion.missing(source, destination, copied, bar.step)
         if options.verb == "import":
-            copying.copy_transactions(transactions, destination._peer, copied, bar.step)
+            copying.copy_transactions(source, transactions, destination._peer, copied, bar.step)
         else:
-            conversion.restore(transactions, destination, copied, bar.step)
+            conversion.restore(source, transactions, destination, copied, bar.step)
         verified = conversion.verify(source, destination, bar.step) if options.verify else None
         last = destination.lastTransaction()
     document: dict[str, Any] = {

@@ -169,7 +169,9 @@ class Settings:
         high=86400.0,
     )
     blob_dir: str | None = _option(
-        parse_path, None, "The directory of blobs. This version has none and refuses to open with it.", core=False
+        parse_path,
+        None,
+        "The directory of blobs; the peer remembers it. Default: blobs in the peer directory, or where it is already.",
     )
     name: str | None = _option(
         parse_text, None, "The storage's name in ZODB's pages and logs. Default: the path.", core=False

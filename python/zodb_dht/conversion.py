@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from persistent.timestamp import TimeStamp
-from ZODB.interfaces import IStorageIteration, IStorageRestoreable
+from ZODB.blob import is_blob_record
+from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
 from ZODB.utils import oid_repr, z64
 
-from .errors import DHTError, Mismatch, NotAPrefix, OptionError, Unreadable
+from .errors import DHTError, Mismatch, NotAPrefix, OptionError, POSKeyError, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +160,19 @@ def check_places(source: Any, destination: Any) -> None:
         raise OptionError(f"{destination.getName()}: it can't take transactions with the tids that they have")
 
 
-def restore(transactions: Iterable[tuple[bytes, Any]], destination: Any, report: Report, progress: Progress) -> None:
+def restore(
+    source: Any, transactions: Iterable[tuple[bytes, Any]], destination: Any, report: Report, progress: Progress
+) -> None:
     """Commit each transaction to any IStorageRestoreable, one by one, as ZODB's own copy does."""
     for tid, transaction in transactions:
         destination.tpc_begin(transaction, tid, transaction.status)
         try:
             for record in transaction:
-                destination.restore(record.oid, tid, record.data, "", record.data_txn, transaction)
+                filename = _blob_file(source, destination, record)
+                if filename is None:
+                    destination.restore(record.oid, tid, record.data, "", record.data_txn, transaction)
+                else:
+                    destination.restoreBlob(record.oid, tid, record.data, filename, record.data_txn, transaction)
                 report.records += 1
                 report.size += len(record.data or b"")
             destination.tpc_vote(transaction)
@@ -173,6 +183,24 @@ def restore(transactions: Iterable[tuple[bytes, Any]], destination: Any, report:
         report.transactions += 1
         report.last = tid
         progress("copy", tid)
+
+
+def _blob_file(source: Any, destination: Any, record: Any) -> str | None:
+    """A copy of the file of a blob's record, on destination's disk and its to take; None if there is none."""
+    if not is_blob_record(record.data):
+        return None
+    if not IBlobStorageRestoreable.providedBy(destination) or not hasattr(source, "loadBlob"):
+        raise OptionError(f"oid {oid_repr(record.oid)} is a blob: both storages need a directory of blobs")
+    try:
+        original: str = source.loadBlob(record.oid, record.tid)
+    except POSKeyError:  # a blob that was created and never written to, or a file that was lost
+        log.warning("the source has no file for the blob %s at 0x%s", oid_repr(record.oid), record.tid.hex())
+        return None
+    handle, name = tempfile.mkstemp(dir=destination.temporaryDirectory())
+    copy = str(name)
+    os.close(handle)
+    shutil.copyfile(original, copy)
+    return copy
 
 
 def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, str]:

@@ -6,7 +6,6 @@ outcome is unknown (InDoubt) never is one. All of them pickle: they cross proces
 
 from __future__ import annotations
 
-import base64
 import os
 from typing import Any
 
@@ -59,10 +58,6 @@ __all__ = [
 ]
 
 
-CID_PREFIX = b"\x01\x55\x12\x20"
-"""CIDv1, raw, sha2-256, 32 bytes: what stands before a record's hash in its CID."""
-
-
 class DHTError(StorageError):  # type: ignore[misc]
     """Base of the errors that ZODB has no class for. `details` is what the core said besides the message."""
 
@@ -111,11 +106,9 @@ class Corrupt(DHTError):
 
     @property
     def cid(self) -> str | None:
-        """The content address that the record's bytes should have; None where that is lost, too."""
-        digest = self.details.get("hash")
-        if not digest or not any(digest):
-            return None
-        return "b" + base64.b32encode(CID_PREFIX + digest).decode().lower().rstrip("=")
+        """The content address that the record's or blob's bytes should have; None where that is lost, too."""
+        cid = self.details.get("cid")
+        return cid.decode() if cid else None
 
     @property
     def tid(self) -> bytes | None:

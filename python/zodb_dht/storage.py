@@ -10,6 +10,8 @@ from typing import Any
 
 import zope.interface
 from ZODB.interfaces import (
+    IBlobStorage,
+    IBlobStorageRestoreable,
     IExternalGC,
     IMultiCommitStorage,
     IPrefetchStorage,
@@ -22,16 +24,18 @@ from ZODB.interfaces import (
 from ZODB.utils import maxtid
 
 from . import copying, iteration
+from .blobs import Blobs
 from .config import BY_KEYWORD, Settings
 from .conversion import Report, rising
 from .errors import Closed, ReadOnlyError, Unsupported, Usage
 from .native import Revision, RevisionAndNext, open_node
 from .peer import Peer, p64, u64
-from .reader import Reader
 from .view import PREFETCH_AT_ONCE
 
 
 @zope.interface.implementer(
+    IBlobStorage,
+    IBlobStorageRestoreable,
     IExternalGC,
     IMultiCommitStorage,
     IPrefetchStorage,
@@ -41,7 +45,7 @@ from .view import PREFETCH_AT_ONCE
     IStorageUndoable,
     ReadVerifyingStorage,
 )
-class DHTStorage(Reader):
+class DHTStorage(Blobs):
     """A ZODB storage on a peer directory, opened as one of its two kinds. Any thread.
 
     MVCCStorage gives each connection a view of its own; SharedStorage (`shared=True`) stands below wrappers and servers
@@ -92,10 +96,9 @@ class DHTStorage(Reader):
                 "name": name,
             }
         )
-        if settings.blob_dir is not None:
-            raise Unsupported("blob-dir: blobs are not supported by this version of zodb_dht")
         super().__init__(settings)
         self._open: Peer | None = Peer(open_node(settings), settings.path)
+        self.fshelper = self._open.fshelper
         self._opened(self._open)
 
     # What calling the class takes; __new__ hides it from help().
@@ -110,8 +113,9 @@ class DHTStorage(Reader):
         """Another root on the same open peer, for a second ZODB.DB in this process; closed by itself."""
         peer = self._peer.share()
         client = object.__new__(type(self))
-        Reader.__init__(client, self._settings)
+        Blobs.__init__(client, self._settings)
         client._open = peer
+        client.fshelper = peer.fshelper
         client._opened(peer)
         return client
 
@@ -161,7 +165,8 @@ class DHTStorage(Reader):
         """Copy each transaction of other, from start_tid on, with its tid; all are durable on return.
 
         They are queued, so that there is one fsync for many. workers is what zodb-convert asks for: any number is
-        taken, since the core hashes, logs and applies in threads of its own while other is read.
+        taken, since the core hashes, logs and applies in threads of its own while other is read. Files of blobs are
+        linked where that is possible, else copied; other's stay as they are.
         """
         if self._read_only:
             raise ReadOnlyError
@@ -169,7 +174,7 @@ class DHTStorage(Reader):
             raise Usage(f"workers: {workers} is less than 1")
         transactions = other.iterator() if start_tid is None else other.iterator(start_tid)
         progress = copying.print_transaction if verbose else None
-        copying.copy_transactions(rising(transactions), self._peer, Report(), progress)
+        copying.copy_transactions(other, rising(transactions), self._peer, Report(), progress)
 
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """What became of InDoubt.txn: ("committed", tid), ("refused", z64), or None while it is unknown."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ZODB.blob import is_blob_record
 from ZODB.ConflictResolution import tryToResolveConflict
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import UndoError
@@ -23,7 +24,7 @@ from ZODB.utils import maxtid, readable_tid_repr, z64
 from . import undo
 from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, WrongPhase
 from .native import Conflict
-from .peer import Peer
+from .peer import Peer, p64, u64
 from .undo import Transform
 
 Write = tuple[bytes, bytes, "bytes | None"]
@@ -50,6 +51,9 @@ class Phase:
 
     def restore(self, oid: bytes, data: bytes | None) -> None:
         raise self._illegal("restore")
+
+    def stage_blob(self, oid: bytes, filename: str) -> None:
+        raise self._illegal("storeBlob")
 
     def delete(self, oid: bytes, serial: bytes) -> None:
         raise self._illegal("deleteObject")
@@ -83,6 +87,7 @@ class Begun(Phase):
         self.writes: dict[bytes, Write] = {}
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
+        self.blobs = False  # the core has staged a file for it
         self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
         # By oid: the write that undos were computed on, None for what is committed; and the tids undone, in order.
         self.undos: dict[bytes, tuple[Write | None, list[bytes]]] = {}
@@ -101,6 +106,15 @@ class Begun(Phase):
         self.peer.used_oid(oid)
         self._write(oid, z64, data)
         self.forced.add(oid)
+
+    def stage_blob(self, oid: bytes, filename: str) -> None:
+        """The file is what the store before brought."""
+        self.blobs = True
+        self.peer.node.stage_blob(self._staged_as(), oid, filename, False)
+
+    def _staged_as(self) -> bytes:
+        """The id by which the core finds the staged files."""
+        return self.txn_id
 
     def delete(self, oid: bytes, serial: bytes) -> None:
         self._write(oid, serial, None)
@@ -125,13 +139,29 @@ class Begun(Phase):
         for oid, write in writes.items():
             self.undos.setdefault(oid, (self.writes.get(oid), []))[1].append(tid)
             self.writes[oid] = write
+            self._undo_blob(oid, tid, write[2], untransform)
         return oids
+
+    def _undo_blob(self, oid: bytes, tid: bytes, data: bytes | None, untransform: Transform) -> None:
+        """A blob takes the file of the revision before tid, too, as in FileStorage."""
+        if data is None or not is_blob_record(untransform(data)):
+            return
+        (before,) = self.peer.node.load_many([oid], p64(u64(tid) - 1))
+        if before is None:
+            return
+        try:
+            filename = self.peer.node.blob_file(oid, before[1])
+        except POSKeyError:  # it was never written to
+            return
+        self.blobs = True
+        self.peer.node.stage_blob(self._staged_as(), oid, filename, True)
 
     def check(self, oid: bytes, serial: bytes) -> None:
         self.reads[oid] = serial
 
     def abort(self) -> None:
-        pass  # the core has not heard of it
+        if self.blobs:  # else the core has not heard of it
+            self.peer.node.abort(self._staged_as())
 
     def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
         return Voted(self), self._reserve(transform, untransform)
@@ -229,6 +259,11 @@ class Restoring(Begun):
         self.tid = tid
         self.status = status
         self.copies: list[tuple[bytes, bytes | None]] = []
+        # Names the copy; txn_id names the reservation of what is stored beside it, which is given back.
+        self.copy_id = os.urandom(16)
+
+    def _staged_as(self) -> bytes:
+        return self.copy_id
 
     def restore(self, oid: bytes, data: bytes | None) -> None:
         self.peer.used_oid(oid)
@@ -252,14 +287,15 @@ class RestoreVoted(Voted):
         super().__init__(begun)
         self.tid = begun.tid
         self.status = begun.status
+        self.copy_id = begun.copy_id
+        self.blobs = begun.blobs
         self.copies = begun.copies + [(oid, data) for oid, _, data in begun.writes.values()]
         self.reserved = bool(begun.writes or begun.reads)
 
     def finish(self, func: Callback | None) -> bytes:
         node = self.peer.node
         with self.peer.head:
-            # An id of its own: txn_id names the reservation, which is given back.
-            node.restore(os.urandom(16), self.tid, self.status, *metadata(self.transaction), self.copies)
+            node.restore(self.copy_id, self.tid, self.status, *metadata(self.transaction), self.copies)
             node.drain()
             if func is not None:
                 func(self.tid)
@@ -269,6 +305,8 @@ class RestoreVoted(Voted):
     def abort(self) -> None:
         if self.reserved:
             super().abort()
+        if self.blobs:
+            self.peer.node.abort(self.copy_id)
 
 
 class Failed(Phase):
@@ -279,6 +317,11 @@ class Failed(Phase):
     def __init__(self, before: Phase) -> None:
         super().__init__(before.peer, before.transaction)
         self.txn_id = before.txn_id
+        self._before = before
+
+    def abort(self) -> None:
+        super().abort()
+        self._before.abort()
 
 
 def _resolve(

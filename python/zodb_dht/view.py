@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import zope.interface
 from ZODB.interfaces import (
+    IBlobStorage,
     IExternalGC,
     IMultiCommitStorage,
     IMVCCAfterCompletionStorage,
@@ -17,10 +18,10 @@ from ZODB.interfaces import (
     ReadVerifyingStorage,
 )
 
+from .blobs import Blobs
 from .errors import Closed
 from .native import Revision, RevisionAndNext, View
 from .peer import Peer
-from .reader import Reader
 
 if TYPE_CHECKING:
     from .mvcc import MVCCStorage
@@ -30,6 +31,7 @@ PREFETCH_AT_ONCE = 10_000
 
 
 @zope.interface.implementer(
+    IBlobStorage,
     IExternalGC,
     IMultiCommitStorage,
     IMVCCAfterCompletionStorage,
@@ -38,12 +40,13 @@ PREFETCH_AT_ONCE = 10_000
     IStorageUndoable,
     ReadVerifyingStorage,
 )
-class DHTView(Reader):
+class DHTView(Blobs):
     """A view of an MVCCStorage. One thread at a time, like the connection it serves; made by new_instance()."""
 
     def __init__(self, root: MVCCStorage) -> None:
         super().__init__(root._settings)
         self._root = root
+        self.fshelper = root.fshelper
         self._released = False
         # None until the first poll: historical connections never poll, and read by loadBefore alone.
         self._view: View | None = None

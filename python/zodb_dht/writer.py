@@ -189,7 +189,7 @@ def _oid(oid: bytes) -> bytes:
 
 
 def _serial(serial: bytes | str | None) -> bytes:
-    if serial is None or serial == "\0" * 8:  # a text: ZEO's own tests of threads send it
+    if serial is None or serial == "\0" * 8:  # a text: ZODB's and ZEO's own tests send it
         return z64  # type: ignore[no-any-return]
     if not isinstance(serial, bytes) or len(serial) != 8:
         raise Usage(f"a serial has 8 bytes: {serial!r}")

@@ -56,8 +56,10 @@ SUITES: tuple[type, ...] = (
 # Tests of the suites above that can't run yet.
 WAITING: dict[str, str] = {}
 
-# Suites about nothing but what can't run yet. ZODB.tests.testblob.storage_reusable_suite, for blobs, is a function, and
-# so is PackableStorage.IExternalGC_suite, which packs and stores a blob.
+BLOB_SUITE = "storage_reusable_suite"
+"""ZODB.tests.testblob's, a function that makes a suite: test_blobs.py."""
+
+# Suites about nothing but what can't run yet. PackableStorage.IExternalGC_suite is a function.
 WAITING_SUITES: dict[type, str] = {}
 
 

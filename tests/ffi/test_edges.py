@@ -18,7 +18,9 @@ args = {
     "view": (), "load_before": (one, two), "load_serial": (one, two), "load_many": ([one], two), "history": (one, 1),
     "load_revisions": (one + two, 1), "transactions_backwards": (one, two, 1),
     "current": (one, 1), "repeats": ([one], two), "pack_begin": (one, True), "pack_step": (b"",), "pack_end": (),
-    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,), "vote": (t16, one, 0, b"", b"", b"", [], []),
+    "stage_blob": (t16, one, "x", False), "blob_file": (one, two),
+    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,),
+    "vote": (t16, one, 0, b"", b"", b"", [], []),
     "finish": (t16, False), "publish": (one,), "abort": (t16,), "restore": (t16, one, " ", b"", b"", b"", []),
     "drain": (),     "outcome": (t16,), "close": (),
 }
@@ -112,6 +114,7 @@ good = {
     (node, "load_many"): ([b8], b8), (node, "load_revisions"): (b8 + b8, 1), (node, "current"): (b8, 1),
     (node, "transactions_backwards"): (b8, b8, 1), (node, "repeats"): ([b8], b8),
     (node, "pack_begin"): (b8, True), (node, "pack_step"): (b"",), (node, "pack_end"): (), (view, "unpin"): (),
+    (node, "stage_blob"): (b16, b8, "x", False), (node, "blob_file"): (b8, b8),
     (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
     (node, "new_oids"): (1,), (node, "vote"): (b16, b8, 0, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
     (node, "finish"): (b16, False),
@@ -178,7 +181,7 @@ for round in range(5):
         calls = [lambda: node.stats(), lambda: node.load_many([p64(1)], p64(99)),
                  lambda: view.advance(()), lambda: node.last_tid(),
                  lambda: node.new_oids(1),
-                 lambda: node.vote(p64(thread) + p64(n), b"\\0" * 8, 0, b"", b"", b"", [(p64(1 + thread), z64, b"x")], []),
+                 lambda: node.vote(p64(thread) + p64(n), z64, 0, b"", b"", b"", [(p64(1 + thread), z64, b"x")], []),
                  lambda: node.abort(p64(thread) + p64(n))]
         begun.wait()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from pathlib import Path
@@ -15,8 +14,9 @@ from zodb_dht import errors
 from zodb_dht.errors import CODES, make_error
 
 OID, TID, SERIAL, TXN = p64(7), p64(11), p64(9), b"t" * 16
-HASH = hashlib.sha256(b"hello world").digest()
-DETAILS = {"oid": OID, "tid": TID, "serial": SERIAL, "committed": TID, "txn": TXN, "pid": 4711, "hash": HASH}
+# What `ipfs add --cid-version 1 --raw-leaves` says for "hello world".
+CID = b"bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+DETAILS = {"oid": OID, "tid": TID, "serial": SERIAL, "committed": TID, "txn": TXN, "pid": 4711, "cid": CID}
 
 # What `transaction` and Zope repeat. The others must never be: their outcome is unknown, or the same again.
 TRANSIENT = {
@@ -71,9 +71,8 @@ def test_details_are_attributes() -> None:
     corrupt = make_error("corrupt", "", DETAILS)
     assert isinstance(corrupt, errors.Corrupt)
     assert (corrupt.oid, corrupt.tid, corrupt.file) == (OID, TID, None)
-    # What `ipfs add --cid-version 1 --raw-leaves` says for these bytes.
-    assert corrupt.cid == "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
-    file = make_error("corrupt", "", {"oid": p64(0), "tid": p64(0), "hash": bytes(32), "file": b"db/1.sst"})
+    assert corrupt.cid == CID.decode()
+    file = make_error("corrupt", "", {"oid": p64(0), "tid": p64(0), "cid": b"", "file": b"db/1.sst"})
     assert isinstance(file, errors.Corrupt)
     assert (file.tid, file.cid, file.file) == (None, None, "db/1.sst")
     in_use = make_error("in_use", "", DETAILS)

@@ -16,6 +16,8 @@ from .helpers import begun
 def test_the_root_keeps_what_it_declares(storage: DHTStorage) -> None:
     declared = set(providedBy(storage))
     assert declared == {
+        interfaces.IBlobStorage,
+        interfaces.IBlobStorageRestoreable,
         interfaces.IExternalGC,
         interfaces.IMultiCommitStorage,
         interfaces.IMVCCStorage,

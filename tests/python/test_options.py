@@ -16,7 +16,7 @@ from ZODB.config import databaseFromURL, getStorageSchema, storageFromString
 from ZODB.interfaces import IStorage
 from zodb_dht import DHTStorage
 from zodb_dht.config import BY_KEYWORD, MB, OPTIONS, Settings
-from zodb_dht.errors import OptionError, Unsupported
+from zodb_dht.errors import OptionError
 from zodb_dht.zconfig import DHTStorageFactory
 
 # An accepted text of each option that is not its default.
@@ -176,14 +176,15 @@ def test_the_core_gets_what_it_knows() -> None:
         "finish-timeout": 30.0,
         "pack-gc": True,
         "pack-wait": 60.0,
+        "blob-dir": None,
     }
 
 
-def test_blobs_are_refused_when_the_storage_is_opened(tmp_path: Path) -> None:
+def test_zconfig_says_where_the_blobs_are(tmp_path: Path) -> None:
     section = f"%import zodb_dht\n<dhtstorage>\npath {tmp_path}/peer\nblob-dir {tmp_path}/blobs\n</dhtstorage>\n"
-    with pytest.raises(Unsupported, match="blob-dir"):
-        storageFromString(section)
-    assert not (tmp_path / "peer").exists()
+    storage = storageFromString(section)
+    assert storage.temporaryDirectory() == f"{tmp_path}/blobs/tmp"
+    storage.close()
 
 
 def test_a_zconfig_file_opens_a_database(tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+// Package blob keeps the files of a peer's blobs: ZODB's directory layout, files staged for transactions, content addresses, and
+// where in which file each block of a UnixFS tree lies.
+//
+// The committed file is the store: a blob's bytes enter neither the log nor Pebble. A file is staged (Stage), read to the end, made
+// durable and named by its content (Seal) before its transaction is proposed, and moved to its final name (Commit) after
+// Apply gave the tid, before readers see the transaction. Renames are atomic, so a crash leaves it under one of the two names;
+// Resolve gives what it finds staged at an open its due. Any goroutine may call any method.
+//
+// Carries G2 and G4 for blobs. Names and crash cases: docs/format.md.
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/gofrs/flock"
+
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// A blob directory:
+//
+//	.layout                    "bushy", ZODB's marker
+//	.zodb_dht                  "group <32 hex digits>\n"; locked (flock) while a peer uses the directory
+//	tmp/                       where applications write; emptied at each open
+//	staged/<txn id>-<oid>      files of transactions without an outcome: 32 and 16 hex digits
+//	0x00/.../0x2a/0x<tid>.blob committed: a directory for each byte of the oid
+const (
+	layoutFile = ".layout"
+	layout     = "bushy"
+	tempDir    = "tmp"
+	stagedDir  = "staged"
+	suffix     = ".blob"
+)
+
+// PeerFile is the marker that says whose a blob directory is: "group <32 hex digits>".
+const PeerFile = ".zodb_dht"
+
+// ErrForeign says that a directory holds something else than this peer's blobs.
+var ErrForeign = errors.New("not this peer's blob directory")
+
+// ErrInUse says that another open peer uses the directory.
+var ErrInUse = errors.New("another open peer uses this blob directory")
+
+// Dir is one peer's blob directory, locked.
+type Dir struct {
+	path  string
+	lock  *flock.Flock
+	refs  *Refs
+	run   context.Context //nolint:containedctx // ends with Close: the context of what Stage starts
+	end   context.CancelFunc
+	wg    sync.WaitGroup // Stage's goroutines; Close waits
+	slots chan struct{}  // bounds how many files are hashed and synced at once
+
+	mu     sync.Mutex // guards staged; never held across I/O
+	staged map[zodb.TxnID]map[zodb.Oid]*staged
+}
+
+// Open makes the directory if there is none, locks it, and takes stock of what is staged. refs outlives it.
+func Open(path, group string, refs *Refs) (_ *Dir, err error) {
+	d := &Dir{path: path, refs: refs, slots: make(chan struct{}, 2), staged: make(map[zodb.TxnID]map[zodb.Oid]*staged)}
+	for _, name := range []string{path, d.Temp(), filepath.Join(path, stagedDir)} {
+		if err := os.MkdirAll(name, 0o777); err != nil { // within a peer directory that others can't enter, unless blob-dir says otherwise
+			return nil, fmt.Errorf("blob directory: %w", err)
+		}
+	}
+	if err := mark(filepath.Join(path, layoutFile), layout); err != nil {
+		return nil, err
+	}
+	if err := mark(filepath.Join(path, PeerFile), "group "+group+"\n"); err != nil {
+		return nil, err
+	}
+	d.lock = flock.New(filepath.Join(path, PeerFile))
+	if ok, err := d.lock.TryLock(); err != nil || !ok {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrInUse), err)
+	}
+	if err := d.takeStock(); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
+	}
+	refs.path = d.Path
+	d.run, d.end = context.WithCancel(context.Background())
+	return d, nil
+}
+
+// Vacant tells whether a directory, there or not, holds nothing but what Open makes.
+func Vacant(path string) bool {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case layoutFile, PeerFile, tempDir:
+		case stagedDir:
+			if left, err := os.ReadDir(filepath.Join(path, stagedDir)); err != nil || len(left) > 0 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// mark makes a file that says whose a directory is; one that says otherwise is ErrForeign.
+func mark(name, text string) error {
+	raw, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+			return fmt.Errorf("blob directory: %w", err)
+		}
+		return nil
+	case err != nil:
+		return fmt.Errorf("blob directory: %w", err)
+	case strings.TrimSpace(string(raw)) != strings.TrimSpace(text):
+		return fmt.Errorf("%s says %q, not %q: %w", name, strings.TrimSpace(string(raw)), strings.TrimSpace(text), ErrForeign)
+	default:
+		return nil
+	}
+}
+
+// takeStock empties the applications' directory and lists the staged files.
+func (d *Dir) takeStock() error {
+	left, err := os.ReadDir(d.Temp())
+	if err != nil {
+		return fmt.Errorf("blob directory: %w", err)
+	}
+	for _, e := range left {
+		if err := os.RemoveAll(filepath.Join(d.Temp(), e.Name())); err != nil {
+			return fmt.Errorf("blob directory: %w", err)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(d.path, stagedDir))
+	if err != nil {
+		return fmt.Errorf("blob directory: %w", err)
+	}
+	for _, e := range entries {
+		id, oid, err := parseStaged(e.Name())
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Join(d.path, stagedDir), err)
+		}
+		s := &staged{name: filepath.Join(d.path, stagedDir, e.Name()), done: make(chan struct{})}
+		close(s.done)
+		d.add(id, oid, s)
+	}
+	return nil
+}
+
+// Root is the directory.
+func (d *Dir) Root() string { return d.path }
+
+// Temp is where applications write blobs that are not committed yet, on the same file system.
+func (d *Dir) Temp() string { return filepath.Join(d.path, tempDir) }
+
+// Path is a committed file's name, in ZODB's bushy layout.
+func (d *Dir) Path(oid zodb.Oid, tid zodb.Tid) string {
+	return filepath.Join(d.oidPath(oid), tid.String()+suffix)
+}
+
+func (d *Dir) oidPath(oid zodb.Oid) string {
+	parts := make([]string, 0, 9)
+	parts = append(parts, d.path)
+	for _, b := range oid.Bytes() {
+		parts = append(parts, fmt.Sprintf("0x%02x", b))
+	}
+	return filepath.Join(parts...)
+}
+
+// Close stops what is being read and gives the directory up. What is staged is resolved by the next open.
+func (d *Dir) Close() error {
+	d.end()
+	d.wg.Wait()
+	return d.lock.Close()
+}
+
+// makeDirs makes a directory below root and all missing between them; it returns those that got an entry and are to be synced.
+func makeDirs(root, path string) (changed []string, err error) {
+	if path == root {
+		return nil, nil
+	}
+	above := filepath.Dir(path)
+	err = os.Mkdir(path, 0o777)
+	if errors.Is(err, fs.ErrNotExist) {
+		if changed, err = makeDirs(root, above); err != nil {
+			return nil, err
+		}
+		err = os.Mkdir(path, 0o777)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return changed, nil
+	}
+	return append(changed, above), err
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

@@ -1,0 +1,350 @@
+package blob
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// staged is one file of a transaction without an outcome.
+type staged struct {
+	name     string
+	proposed bool // guarded by Dir.mu
+
+	// What follows is written before done is closed, then by Seal.
+	done chan struct{}
+	blob zodb.Blob
+	tree *tree // nil: its references are written, or it is from before this open
+	kept bool  // its references are written and counted
+	err  error
+}
+
+func stagedName(id zodb.TxnID, oid zodb.Oid) string {
+	return fmt.Sprintf("%s-%016x", id, uint64(oid))
+}
+
+func parseStaged(name string) (id zodb.TxnID, oid zodb.Oid, err error) {
+	const idLen = 2 * len(id)
+	if len(name) != idLen+1+16 || name[idLen] != '-' {
+		return id, 0, fmt.Errorf("a file %q that this program does not name so: %w", name, ErrForeign)
+	}
+	raw, err := hex.DecodeString(name[:idLen])
+	n, err2 := strconv.ParseUint(name[idLen+1:], 16, 64)
+	if err != nil || err2 != nil {
+		return id, 0, fmt.Errorf("a file %q that this program does not name so: %w", name, ErrForeign)
+	}
+	return zodb.TxnID(raw), zodb.Oid(n), nil
+}
+
+// Stage takes the file at path over for a transaction's write of oid, and starts to read and sync it. By a rename, or a copy where path lies
+// on another file system; with keep the file at path stays as it is, and the staged one is a hard link or a copy. A file
+// that was staged before for the same object is replaced.
+func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
+	s := &staged{name: filepath.Join(d.path, stagedDir, stagedName(id, oid)), done: make(chan struct{})}
+	if err := d.drop(d.take(id, oid)); err != nil {
+		return err
+	}
+	take := moveOrCopy
+	if keep {
+		take = linkOrCopy
+	}
+	if err := take(ctx, path, s.name); err != nil {
+		return errors.Join(fmt.Errorf("stage the blob of oid %s: %w", oid, err), removeIfThere(s.name))
+	}
+	d.add(id, oid, s)
+	d.wg.Go(func() {
+		defer close(s.done)
+		select {
+		case d.slots <- struct{}{}:
+			defer func() { <-d.slots }()
+			s.err = d.read(oid, s)
+		case <-d.run.Done():
+			s.err = d.run.Err()
+		}
+	})
+	return nil
+}
+
+// read hashes a staged file while the disk takes it, and makes its directory.
+func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
+	f, err := os.Open(s.name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	dirs, err := makeDirs(d.path, d.oidPath(oid))
+	if err != nil {
+		return err
+	}
+	// All at once: a journalling file system waits for one commit of its journal instead of three.
+	dirs = append(dirs, filepath.Dir(s.name))
+	errs := make([]error, 1+len(dirs))
+	var wg sync.WaitGroup
+	wg.Go(func() { errs[0] = f.Sync() })
+	for i, dir := range dirs {
+		wg.Go(func() { errs[1+i] = syncDir(dir) })
+	}
+	s.tree = &tree{}
+	s.blob.Size = info.Size()
+	s.blob.Root, err = block.Import(d.run, f, info.Size(), s.tree)
+	wg.Wait()
+	return errors.Join(err, errors.Join(errs...))
+}
+
+// Staged tells whether a transaction has files.
+func (d *Dir) Staged(id zodb.TxnID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.staged[id]) > 0
+}
+
+// Seal waits until a transaction's files are on disk, with their names and their references' bytes in Pebble's write-ahead log, where
+// the transaction's entry will follow; it returns what the files hold. Nothing is staged: nil. An error is not repaired by another
+// Seal, since a second fsync would not tell of what the first one lost: stage again, or discard.
+func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, error) {
+	files := d.files(id)
+	if len(files) == 0 {
+		return nil, nil
+	}
+	blobs := make(map[zodb.Oid]zodb.Blob, len(files))
+	for oid, s := range files {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, ctx.Err())
+		}
+		if s.err != nil {
+			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, s.err)
+		}
+		blobs[oid] = s.blob
+	}
+	for _, s := range files {
+		if s.tree == nil {
+			continue
+		}
+		if err := d.refs.keep(ctx, s.blob.Root, s.tree); err != nil {
+			return nil, fmt.Errorf("stage blobs: %w", err)
+		}
+		s.tree, s.kept = nil, true
+	}
+	return blobs, nil
+}
+
+// Commit moves a transaction's files to their final names. A transaction without any is no error; after an error the files are still
+// staged, for Resolve at the next open.
+func (d *Dir) Commit(id zodb.TxnID, tid zodb.Tid) error {
+	for oid, s := range d.files(id) {
+		if err := d.place(s.name, oid, tid); err != nil {
+			return fmt.Errorf("put the blob of oid %s at tid %s into place: %w", oid, tid, err)
+		}
+		d.take(id, oid)
+		if s.kept {
+			d.refs.release(s.blob.Root)
+		}
+	}
+	return nil
+}
+
+// place renames a staged file. Its directory is there unless another transaction for the same object was discarded meanwhile.
+func (d *Dir) place(name string, oid zodb.Oid, tid zodb.Tid) error {
+	to := d.Path(oid, tid)
+	err := os.Rename(name, to)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	made, err := makeDirs(d.path, filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	for _, dir := range made {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return os.Rename(name, to)
+}
+
+// Propose notes that a transaction may be in the log from here on: Forget then leaves its files to its outcome.
+func (d *Dir) Propose(id zodb.TxnID) { d.propose(id, true) }
+
+// Withdraw undoes Propose for a transaction that the log did not take.
+func (d *Dir) Withdraw(id zodb.TxnID) { d.propose(id, false) }
+
+func (d *Dir) propose(id zodb.TxnID, proposed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.staged[id] {
+		s.proposed = proposed
+	}
+}
+
+// Forget is Discard for a client that gives a transaction up: it keeps what was proposed.
+func (d *Dir) Forget(id zodb.TxnID) error {
+	d.mu.Lock()
+	for _, s := range d.staged[id] {
+		if s.proposed {
+			d.mu.Unlock()
+			return nil
+		}
+	}
+	d.mu.Unlock()
+	return d.Discard(id)
+}
+
+// Discard removes what is staged for a transaction that never commits; unknown ones are no error.
+func (d *Dir) Discard(id zodb.TxnID) error {
+	var errs []error
+	for oid := range d.files(id) {
+		errs = append(errs, d.drop(d.take(id, oid)))
+		d.prune(oid)
+	}
+	return errors.Join(errs...)
+}
+
+// prune removes an object's directory, and those above it, if they are empty.
+func (d *Dir) prune(oid zodb.Oid) {
+	for path := d.oidPath(oid); path != d.path; path = filepath.Dir(path) {
+		if os.Remove(path) != nil {
+			return // not empty, not there, or somebody else's
+		}
+	}
+}
+
+// drop removes one staged file, after it was read, and its references.
+func (d *Dir) drop(s *staged) error {
+	if s == nil {
+		return nil
+	}
+	<-s.done
+	err := removeIfThere(s.name)
+	if s.kept {
+		err = errors.Join(err, d.refs.drop(d.run, s.blob.Root))
+	}
+	return err
+}
+
+func (d *Dir) add(id zodb.TxnID, oid zodb.Oid, s *staged) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.staged[id] == nil {
+		d.staged[id] = make(map[zodb.Oid]*staged)
+	}
+	d.staged[id][oid] = s
+}
+
+// take forgets a staged file and returns it, nil if there is none.
+func (d *Dir) take(id zodb.TxnID, oid zodb.Oid) *staged {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.staged[id][oid]
+	delete(d.staged[id], oid)
+	if len(d.staged[id]) == 0 {
+		delete(d.staged, id)
+	}
+	return s
+}
+
+// files is what is staged for a transaction.
+func (d *Dir) files(id zodb.TxnID) map[zodb.Oid]*staged {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.staged[id]) == 0 {
+		return nil
+	}
+	files := make(map[zodb.Oid]*staged, len(d.staged[id]))
+	for oid, s := range d.staged[id] {
+		files[oid] = s
+	}
+	return files
+}
+
+// moveOrCopy makes to of the file at from, which is gone afterwards.
+func moveOrCopy(ctx context.Context, from, to string) error {
+	err := os.Rename(from, to)
+	if errors.Is(err, syscall.EXDEV) {
+		if err = copyFile(ctx, from, to); err == nil {
+			err = os.Remove(from)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return protect(to)
+}
+
+// linkOrCopy makes to of the file at from, which stays. A file that somebody may write to is never linked.
+func linkOrCopy(ctx context.Context, from, to string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&0o222 == 0 {
+		if err := os.Link(from, to); err == nil {
+			return nil
+		}
+	}
+	if err := copyFile(ctx, from, to); err != nil {
+		return err
+	}
+	return protect(to)
+}
+
+// copyFile copies in the kernel where it can, else through a small buffer.
+func copyFile(ctx context.Context, from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if n, err := io.CopyN(out, in, 16<<20); err != nil || n == 0 {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// protect takes the right to write away, and gives the right to read to whoever may read the directory, as ZODB does.
+func protect(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	dir, err := os.Stat(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return os.Chmod(name, info.Mode().Perm()&^0o222|dir.Mode().Perm()&0o444)
+}
+
+func removeIfThere(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

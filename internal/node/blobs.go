@@ -1,0 +1,210 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	ds "github.com/ipfs/go-ds-pebble"
+
+	"github.com/zodb-dht/zodb_dht/internal/blob"
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// openBlobs is called before the log is: what it applies may have staged files.
+func (n *Node) openBlobs() error {
+	path, err := n.dir.placeBlobs(n.cfg.BlobDir)
+	if err != nil {
+		return pathError(path, err)
+	}
+	// Not closed: that would close the instance, which is the state's. Not synced: a file's references precede its transaction's entry in
+	// the write-ahead log, and the entry is.
+	refs, err := ds.NewDatastore("", ds.WithPebbleDB(n.store.DB()), ds.WithPebbleWriteOptions(pebble.NoSync))
+	if err != nil {
+		return err
+	}
+	n.refs = blob.NewRefs(refs, n.store)
+	n.blobs, err = blob.Open(path, hex.EncodeToString(n.dir.group[:]), n.refs)
+	if err != nil {
+		return openError(path, err)
+	}
+	return openError(path, n.dir.rememberBlobs(path))
+}
+
+// placeBlobs returns where the blobs are, which the peer directory remembers: all programs find them by it. The option moves nothing; it
+// is refused where it would leave blobs behind.
+func (d *directory) placeBlobs(option string) (string, error) {
+	note, have := filepath.Join(d.path, blobDirFile), filepath.Join(d.path, blobsDir)
+	raw, err := os.ReadFile(note)
+	if err == nil {
+		have = strings.TrimSuffix(string(raw), "\n")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return note, err
+	}
+	if option == "" || option == have {
+		return have, nil
+	}
+	raw, err = os.ReadFile(filepath.Join(option, blob.PeerFile))
+	moved := err == nil && strings.TrimSpace(string(raw)) == "group "+hex.EncodeToString(d.group[:])
+	if !moved && !blob.Vacant(have) {
+		return option, fmt.Errorf("%w: blob-dir is %s, but this peer's blobs are in %s; move them there first", ErrUsage, option, have)
+	}
+	return option, nil
+}
+
+// rememberBlobs is called once the directory is known to be this peer's.
+func (d *directory) rememberBlobs(path string) error {
+	note := filepath.Join(d.path, blobDirFile)
+	raw, err := os.ReadFile(note)
+	if path+"\n" == string(raw) || errors.Is(err, fs.ErrNotExist) && path == filepath.Join(d.path, blobsDir) {
+		return nil
+	}
+	if err := writeSynced(note+".new", []byte(path+"\n")); err != nil {
+		return err
+	}
+	if err := os.Rename(note+".new", note); err != nil {
+		return err
+	}
+	return syncDir(d.path)
+}
+
+// BlobDir is where the blobs are.
+func (n *Node) BlobDir() string { return n.blobs.Root() }
+
+// StageBlob is Operations.StageBlob.
+func (n *Node) StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
+	if err := n.enterWrite(); err != nil {
+		return err
+	}
+	defer n.calls.RUnlock()
+	return n.blobs.Stage(ctx, id, oid, path, keep)
+}
+
+// BlobFile is Operations.BlobFile.
+func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, error) {
+	if err := n.enter(); err != nil {
+		return "", err
+	}
+	defer n.calls.RUnlock()
+	rev, err := n.store.LoadSerial(oid, tid)
+	if errors.Is(err, index.ErrNotFound) { // a snapshot from before a pack may still see it
+		if rev, err = n.store.LoadPinned(oid, tid); err == nil && rev.Tid != tid {
+			err = index.ErrNotFound
+		}
+		if err != nil {
+			return "", n.packedAway(oid, tid, err)
+		}
+	}
+	if err == nil && !rev.Blob.Exists() {
+		err = index.ErrNotFound
+	}
+	if err != nil {
+		return "", err
+	}
+	return n.blobs.Look(oid, tid, rev.Blob)
+}
+
+// removeBlobs removes the files of revisions that a sweep is about to delete.
+func (n *Node) removeBlobs(ctx context.Context, revs []index.Revision) error {
+	files := make([]blob.Revision, len(revs))
+	for i := range revs {
+		files[i] = blob.Revision{Oid: revs[i].Oid, Tid: revs[i].Tid, Blob: revs[i].Blob}
+	}
+	return n.blobs.Remove(ctx, files)
+}
+
+// seal puts what is staged for txn into its writes. A context that has ended already takes what is ready, else it is busy.
+func (n *Node) seal(ctx context.Context, txn *zodb.Txn) error {
+	if !n.blobs.Staged(txn.ID) {
+		return nil
+	}
+	var blobs map[zodb.Oid]zodb.Blob
+	err := n.apart(func() (err error) { blobs, err = n.blobs.Seal(ctx, txn.ID); return err })
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%w: %w", replica.ErrBusy, err)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range txn.Writes {
+		if w := &txn.Writes[i]; w.Kind == zodb.WriteData && w.Blob == (zodb.Blob{}) {
+			w.Blob = blobs[w.Oid]
+		}
+	}
+	return nil
+}
+
+// apart runs what writes to Pebble in a goroutine, which is lost where Pebble never lets it return: the caller's thread is not.
+func (n *Node) apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-n.store.Parked():
+		return &replica.Broken{Cause: n.Broken()}
+	}
+}
+
+// forgetBlobs removes what a client staged and gives up. While the transaction is in doubt its files stay: its outcome settles them, at the
+// next open if need be.
+func (n *Node) forgetBlobs(id zodb.TxnID) error {
+	if !n.blobs.Staged(id) {
+		return nil
+	}
+	return n.apart(func() error { return n.blobs.Forget(id) })
+}
+
+// settleBlobs is called after Apply, before readers may see the transaction.
+func (n *Node) settleBlobs(o index.Outcome) error {
+	if o.Verdict != index.Committed {
+		return n.blobs.Discard(o.TxnID)
+	}
+	return n.blobs.Commit(o.TxnID, o.Tid)
+}
+
+// verifyBlobs reads every committed blob and looks for files that no revision has.
+func (n *Node) verifyBlobs(ctx context.Context, r *Report, progress func(done, total uint64)) error {
+	var stop error
+	err := n.store.Blobs(zodb.Hash{}, func(rev index.Revision, err error) bool {
+		if err == nil {
+			if _, hidden := n.store.LoadSerial(rev.Oid, rev.Tid); errors.Is(hidden, index.ErrNotFound) {
+				return true // a pack hides it; the sweep removes the file before the row
+			}
+			r.Blobs++
+			r.BlobSize += uint64(rev.Blob.Size)
+			err = n.blobs.Check(ctx, rev.Oid, rev.Tid, rev.Blob)
+		}
+		if progress != nil {
+			progress(r.Records+r.Blobs, 0)
+		}
+		stop = r.Note(err)
+		return stop == nil
+	})
+	if err := errors.Join(stop, err); err != nil {
+		return err
+	}
+	return n.blobs.Files(func(name string, oid zodb.Oid, tid zodb.Tid, known bool) bool {
+		if known {
+			rev, err := n.store.Row(oid, tid)
+			if known = err == nil && rev.Blob.Exists(); !known && !errors.Is(err, index.ErrNotFound) && err != nil {
+				return true // a damaged record: named already
+			}
+		}
+		if !known {
+			r.Orphans = append(r.Orphans, filepath.Join(n.blobs.Root(), name))
+		}
+		return len(r.Orphans) < maxOrphans
+	})
+}
+
+// maxOrphans bounds the list of files without a revision.
+const maxOrphans = 1000

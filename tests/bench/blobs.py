@@ -1,0 +1,157 @@
+"""Blobs beside FileStorage's, interleaved, each round in a process of its own: `blobs.py [--sizes N ...] DIR`.
+
+upload    open("w"), write in pieces of 1 MiB, commit: until commit() returned, and until it is on the disk.
+          (FileStorage syncs no blob: its second figure is the first one and a sync of the file that it left.)
+consume   consumeFile of a file that is there already, commit
+download  open() in a new connection, read in pieces of 1 MiB
+memory    the peak of the process above what it was before the first transaction, without the pieces themselves
+
+Prints a line a size with the medians and the ratios: above 1 zodb_dht is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
+PIECE = MB
+KINDS = ("filestorage", "dht")
+METRICS = ("upload", "upload_durable", "consume", "consume_durable", "download")
+
+
+def open_storage(kind: str, path: str) -> Any:
+    if kind == "filestorage":
+        from ZODB.FileStorage import FileStorage
+
+        os.makedirs(path)
+        return FileStorage(os.path.join(path, "Data.fs"), blob_dir=os.path.join(path, "blobs"))
+    from zodb_dht import DHTStorage
+
+    return DHTStorage(path)
+
+
+def write(f: Any, size: int, piece: bytes) -> None:
+    for at in range(0, size, PIECE):
+        f.write(piece if size - at >= PIECE else piece[: size - at])
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KB
+
+
+def sync(name: str) -> None:
+    with open(name, "rb") as f:
+        os.fsync(f.fileno())
+
+
+def worker(kind: str, path: str, size: int, count: int) -> dict[str, float]:
+    """Seconds for each metric, for `count` blobs of `size`, and bytes of memory."""
+    import transaction
+    from ZODB.blob import Blob
+    from ZODB.DB import DB
+
+    db = DB(open_storage(kind, path))
+    piece = os.urandom(PIECE)
+    connection = db.open()
+    connection.root()["warm"] = Blob(b"the first commit makes directories")
+    transaction.commit()
+    took = dict.fromkeys(METRICS, 0.0)
+    before = peak()
+    for n in range(count):
+        connection.root()[n] = blob = Blob()
+        start = time.perf_counter()
+        with blob.open("w") as f:
+            write(f, size, piece)
+        transaction.commit()
+        returned = time.perf_counter()
+        if kind == "filestorage":
+            sync(blob.committed())
+        took["upload"] += returned - start
+        took["upload_durable"] += time.perf_counter() - start
+    for n in range(count):
+        name = os.path.join(db.storage.temporaryDirectory(), "consumed")
+        with open(name, "wb") as f:
+            write(f, size, piece)
+        connection.root()["consumed", n] = blob = Blob()
+        start = time.perf_counter()
+        blob.consumeFile(name)
+        transaction.commit()
+        returned = time.perf_counter()
+        if kind == "filestorage":
+            sync(blob.committed())
+        took["consume"] += returned - start
+        took["consume_durable"] += time.perf_counter() - start
+    grown = peak() - before
+    connection.close()
+    reader = db.open()
+    reader.cacheMinimize()
+    start = time.perf_counter()
+    for n in range(count):
+        with reader.root()[n].open() as f:
+            while f.read(PIECE):
+                pass
+    took["download"] = time.perf_counter() - start
+    reader.close()
+    db.close()
+    return {**took, "memory": grown}
+
+
+def measure(directory: Path, size: int, count: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Results by kind and metric, a figure a round; the kinds take turns."""
+    results: dict[str, dict[str, list[float]]] = {kind: {} for kind in KINDS}
+    for n in range(rounds):
+        for kind in KINDS if n % 2 == 0 else KINDS[::-1]:
+            path = directory / f"{kind}-{size}-{n}"
+            done = subprocess.run(
+                [sys.executable, __file__, "--worker", kind, str(path), str(size), str(count)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            for metric, value in json.loads(done.stdout).items():
+                results[kind].setdefault(metric, []).append(value)
+            shutil.rmtree(path)
+    return results
+
+
+def report(size: int, count: int, results: dict[str, dict[str, list[float]]]) -> None:
+    def median(kind: str, metric: str) -> float:
+        return statistics.median(results[kind][metric])
+
+    print(f"{size} bytes, {count} a round, {len(results['dht']['upload'])} rounds; MB/s:")
+    for metric in METRICS:
+        speed = {kind: size * count / median(kind, metric) / 1e6 for kind in KINDS}
+        ratio = speed["dht"] / speed["filestorage"]
+        print(f"  {metric:16} filestorage {speed['filestorage']:8.1f}  dht {speed['dht']:8.1f}  ratio {ratio:.2f}")
+    memory = {kind: max(results[kind]["memory"]) / MB for kind in KINDS}
+    print(
+        f"  memory           filestorage {memory['filestorage']:8.1f}  dht {memory['dht']:8.1f}  MiB more at the peak"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="a directory on the disk to measure; made, and emptied afterwards")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64 * KB, 16 * MB], help=f"bytes; {GB} is the big one")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    for size in given.sizes:
+        count = max(1, min(200, 64 * MB // size))
+        report(size, count, measure(given.directory, size, count, given.rounds))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        print(json.dumps(worker(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))
+    else:
+        main()

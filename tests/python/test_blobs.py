@@ -1,0 +1,411 @@
+"""Blobs through ZODB and through the storage's own methods."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transaction
+from ZODB import interfaces
+from ZODB.blob import Blob, BlobFile, copyTransactionsFromTo
+from ZODB.Connection import TransactionMetaData
+from ZODB.DB import DB
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError, POSKeyError
+from ZODB.utils import p64, z64
+from zodb_dht import DHTStorage
+from zodb_dht.errors import Closed, Corrupt, ReadOnlyError, Usage
+from zope.interface.verify import verifyObject
+
+from .conftest import Opener
+from .helpers import begun
+
+
+def files(directory: str | Path) -> dict[str, bytes]:
+    """The files below a blob directory, without the markers."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in Path(directory).rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def handed(storage: Any, content: bytes) -> str:
+    """A file as an application hands it over."""
+    path = os.path.join(storage.temporaryDirectory(), f"handed-{os.urandom(4).hex()}")
+    Path(path).write_bytes(content)
+    return path
+
+
+def store(storage: Any, oid: bytes, base: bytes, content: bytes) -> bytes:
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn)
+    storage.storeBlob(oid, base, b"record", handed(storage, content), "", txn)
+    storage.tpc_vote(txn)
+    tid = storage.tpc_finish(txn)
+    assert isinstance(tid, bytes)
+    return tid
+
+
+def test_root_and_views_are_blob_storages(storage: DHTStorage) -> None:
+    assert interfaces.IBlobStorageRestoreable.providedBy(storage)
+    view = storage.new_instance()
+    for one in (storage, view):
+        assert interfaces.IBlobStorage.providedBy(one)
+        verifyObject(interfaces.IBlobStorage, one)
+        tid = store(one, storage.new_oid(), z64, b"content")
+        assert os.stat(one.temporaryDirectory()).st_dev == os.stat(one.fshelper.base_dir).st_dev
+        assert one.fshelper.getBlobFilename(p64(0), tid).startswith(one.fshelper.base_dir)
+    verifyObject(interfaces.IBlobStorageRestoreable, storage)
+
+
+def test_a_stored_file_is_moved_and_found_by_its_revision(storage: DHTStorage, tmp_path: Path) -> None:
+    oid = storage.new_oid()
+    path = handed(storage, b"first")
+    inode = os.stat(path).st_ino
+    txn = begun(storage)
+    storage.storeBlob(oid, None, b"record", path, "", txn)
+    assert not os.path.exists(path)
+    assert files(storage.fshelper.base_dir).keys() != {}
+    with pytest.raises(POSKeyError):
+        storage.load(oid)
+    storage.tpc_vote(txn)
+    first = storage.tpc_finish(txn)
+    second = store(storage, oid, first, b"second")
+    name = storage.loadBlob(oid, first)
+    assert name == storage.fshelper.getBlobFilename(oid, first)
+    assert os.stat(name).st_ino == inode, "it was copied, not renamed"
+    assert not os.stat(name).st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    assert storage.fshelper.splitBlobFilename(name) == (oid, first)
+    with storage.openCommittedBlobFile(oid, first) as f:
+        assert f.read() == b"first"
+    with storage.openCommittedBlobFile(oid, second, blob := Blob()) as f:
+        assert isinstance(f, BlobFile) and f.blob is blob and f.read() == b"second"
+    for missing in ((oid, z64), (storage.new_oid(), first)):
+        with pytest.raises(POSKeyError):
+            storage.loadBlob(*missing)
+    assert os.listdir(storage.temporaryDirectory()) == []
+
+
+@pytest.mark.parametrize("phase", ["begun", "voted", "conflict"])
+def test_an_abort_leaves_no_file(storage: DHTStorage, phase: str) -> None:
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"first")
+    before = files(storage.fshelper.base_dir)
+    txn = begun(storage)
+    storage.storeBlob(oid, tid if phase != "conflict" else p64(1), b"record", handed(storage, b"second"), "", txn)
+    storage.storeBlob(storage.new_oid(), z64, b"record", handed(storage, b"third"), "", txn)
+    if phase == "voted":
+        storage.tpc_vote(txn)
+    elif phase == "conflict":
+        with pytest.raises(ConflictError):
+            storage.tpc_vote(txn)
+    assert len(files(storage.fshelper.base_dir)) == len(before) + 2
+    storage.tpc_abort(txn)
+    assert files(storage.fshelper.base_dir) == before
+    assert store(storage, oid, tid, b"fourth") == storage.lastTransaction()
+
+
+def test_two_writers_of_one_blob_conflict(storage: DHTStorage) -> None:
+    db = DB(storage)
+    with db.transaction() as connection:
+        connection.root()["blob"] = Blob(b"first")
+    one, two = transaction.TransactionManager(), transaction.TransactionManager()
+    first, second = db.open(one), db.open(two)
+    for connection, content in ((first, b"one"), (second, b"two")):
+        with connection.root()["blob"].open("w") as f:
+            f.write(content)
+    one.commit()
+    with pytest.raises(ConflictError):
+        two.commit()
+    two.abort()
+    with second.root()["blob"].open() as f:
+        assert f.read() == b"one"
+    assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"one"]
+    db.close()
+
+
+def test_a_reader_keeps_the_blob_of_its_snapshot(storage: DHTStorage) -> None:
+    db = DB(storage)
+    with db.transaction() as connection:
+        connection.root()["blob"] = Blob(b"old")
+    reading = transaction.TransactionManager()
+    reader = db.open(reading)
+    blob = reader.root()["blob"]
+    with db.transaction() as connection, connection.root()["blob"].open("w") as f:
+        f.write(b"new")
+    with blob.open() as f:
+        assert f.read() == b"old"
+    reading.begin()
+    with blob.open() as f:
+        assert f.read() == b"new"
+    with db.transaction() as connection:
+        before = db.open(transaction.TransactionManager(), before=storage.lastTransaction())
+    with before.root()["blob"].open() as f:
+        assert f.read() == b"old"
+    before.close()
+    db.close()
+
+
+def test_savepoints_and_consumed_files(storage: DHTStorage, tmp_path: Path) -> None:
+    db = DB(storage)
+    connection = db.open()
+    blob = connection.root()["blob"] = Blob()
+    with blob.open("w") as f:
+        f.write(b"at the savepoint")
+    savepoint = transaction.savepoint()
+    with blob.open("r+") as f:
+        f.write(b"changed later ..")
+    savepoint.rollback()
+    file = tmp_path / "consumed"
+    file.write_bytes(b"consumed")
+    connection.root()["consumed"] = consumed = Blob()
+    consumed.consumeFile(str(file))
+    transaction.commit()
+    assert not file.exists()
+    assert sorted(files(storage.fshelper.base_dir).values()) == [b"at the savepoint", b"consumed"]
+    with blob.open("a") as f:
+        f.write(b", and more")
+    transaction.commit()
+    with open(blob.committed(), "rb") as committed:
+        assert committed.read() == b"at the savepoint, and more"
+    db.close()
+
+
+def test_blobs_are_there_after_reopening_and_temporary_files_are_not(open_storage: Opener) -> None:
+    storage = open_storage()
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"content")
+    left = handed(storage, b"left behind")
+    txn = begun(storage)
+    storage.storeBlob(storage.new_oid(), z64, b"record", handed(storage, b"not voted"), "", txn)
+    storage.close()
+    again = open_storage()
+    with again.openCommittedBlobFile(oid, tid) as f:
+        assert f.read() == b"content"
+    assert not os.path.exists(left)
+    assert list(files(again.fshelper.base_dir).values()) == [b"content"]
+
+
+def test_a_missing_or_cut_blob_says_which(storage: DHTStorage) -> None:
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"hello world")
+    name = storage.loadBlob(oid, tid)
+    os.chmod(name, 0o600)
+    os.truncate(name, 5)
+    for _ in range(2):
+        with pytest.raises(Corrupt) as caught:
+            storage.openCommittedBlobFile(oid, tid)
+        assert (caught.value.oid, caught.value.tid, caught.value.file) == (oid, tid, name)
+        # What `ipfs add --cid-version=1` says for these bytes.
+        assert caught.value.cid == "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+        if os.path.exists(name):
+            os.remove(name)
+    assert storage.load(oid) == (b"record", tid)
+
+
+def test_what_is_no_file_is_refused(storage: DHTStorage, tmp_path: Path) -> None:
+    txn = begun(storage)
+    for bad in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(Usage, match="not the name of a file"):
+            storage.storeBlob(storage.new_oid(), z64, b"record", str(bad), "", txn)
+    storage.tpc_abort(txn)
+    with pytest.raises(POSKeyError):
+        storage.loadBlob(storage.new_oid(), z64)
+
+
+def test_a_read_only_storage_reads_blobs(open_storage: Opener) -> None:
+    storage = open_storage()
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"content")
+    storage.close()
+    reader = open_storage(read_only=True)
+    with reader.openCommittedBlobFile(oid, tid) as f:
+        assert f.read() == b"content"
+    with pytest.raises(ReadOnlyError):
+        reader.storeBlob(oid, tid, b"record", handed(reader, b""), "", TransactionMetaData())
+
+
+def test_names_outlive_the_storage(storage: DHTStorage) -> None:
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"content")
+    name = storage.loadBlob(oid, tid)
+    storage.close()
+    assert storage.loadBlob(oid, tid) == name
+    with pytest.raises(Closed):
+        storage.loadBlob(oid, z64)
+
+
+def test_the_blob_directory_can_be_elsewhere(open_storage: Opener, tmp_path: Path) -> None:
+    storage = open_storage(blob_dir=tmp_path / "elsewhere")
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"content")
+    assert storage.fshelper.base_dir == f"{tmp_path}/elsewhere/"
+    assert not (tmp_path / "peer" / "blobs").exists()
+    with pytest.raises(Usage, match="not this peer's blob directory"):
+        open_storage("other", blob_dir=tmp_path / "elsewhere")
+    open_storage("other").close()
+    storage.close()
+    with pytest.raises(Usage, match="move them there first"):
+        open_storage(blob_dir=tmp_path / "a third")
+    again = open_storage()
+    assert again.loadBlob(oid, tid).startswith(f"{tmp_path}/elsewhere/0x00/")
+
+
+def sample(db: Any) -> None:
+    """Transactions with blobs: created, changed, beside other objects, one never written to."""
+    with db.transaction() as connection:
+        root = connection.root()
+        root["small"], root["big"], root["plain"] = Blob(b"small"), Blob(os.urandom(1 << 20)), {"a": 1}
+    with db.transaction() as connection, connection.root()["small"].open("w") as f:
+        f.write(b"changed")
+    with db.transaction() as connection:
+        connection.root()["unwritten"] = Blob()
+
+
+def same(a: Any, b: Any) -> None:
+    """Every transaction, record and blob of a is in b."""
+    count = 0
+    for one, other in zip(a.iterator(), b.iterator(), strict=True):
+        assert (one.tid, one.user, one.description) == (other.tid, other.user, other.description)
+        for record, copied in zip(
+            sorted(one, key=lambda r: str(r.oid)), sorted(other, key=lambda r: str(r.oid)), strict=True
+        ):
+            assert (record.oid, record.data) == (copied.oid, copied.data)
+            try:
+                name = a.loadBlob(record.oid, record.tid)
+            except POSKeyError:
+                with pytest.raises(POSKeyError):
+                    b.loadBlob(record.oid, record.tid)
+                continue
+            count += 1
+            assert Path(name).read_bytes() == Path(b.loadBlob(record.oid, record.tid)).read_bytes()
+    assert count >= 3
+
+
+def _ours(source: Any, destination: Any) -> None:
+    destination.copyTransactionsFrom(source)
+
+
+@pytest.mark.parametrize("copy", [_ours, copyTransactionsFromTo])
+def test_copies_from_and_to_filestorage(
+    copy: Callable[[Any, Any], None], storage: DHTStorage, open_storage: Opener, tmp_path: Path
+) -> None:
+    source = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    db = DB(source)
+    sample(db)
+    before = files(tmp_path / "blobs")
+    modes = {name: (tmp_path / "blobs" / name).stat().st_mode for name in before}
+    copy(source, storage)
+    assert files(tmp_path / "blobs") == before
+    assert {name: (tmp_path / "blobs" / name).stat().st_mode for name in before} == modes
+    same(source, storage)
+    second = open_storage("second")
+    copy(storage, second)
+    same(storage, second)
+    third = FileStorage(str(tmp_path / "Third.fs"), blob_dir=str(tmp_path / "third"))
+    third.copyTransactionsFrom(second)
+    same(second, third)
+    third.close()
+    db.close()
+    for one in (storage, second):
+        assert os.listdir(one.temporaryDirectory()) == []
+
+
+def test_a_failed_copy_leaves_no_file(storage: DHTStorage, tmp_path: Path) -> None:
+    source = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    db = DB(source)
+    sample(db)
+
+    class Failing:
+        loadBlob = source.loadBlob
+
+        def iterator(self) -> Any:
+            yield from itertools.islice(source.iterator(), 2)
+            raise OSError("the source is gone")
+
+    with pytest.raises(OSError, match="the source is gone"):
+        storage.copyTransactionsFrom(Failing())
+    committed = [t.tid for t in storage.iterator()]
+    names = [name for name in files(storage.fshelper.base_dir) if not name.endswith(".blob")]
+    assert len(committed) == 1 and names == []
+    db.close()
+
+
+def test_restored_blobs_keep_their_tid(storage: DHTStorage) -> None:
+    oid = p64(77)
+    for tid, content in ((p64(5), b"first"), (p64(9), b"second")):
+        txn = TransactionMetaData()
+        storage.tpc_begin(txn, tid, " ")
+        storage.restoreBlob(oid, tid, b"record", handed(storage, content), None, txn)
+        storage.tpc_vote(txn)
+        storage.tpc_finish(txn)
+        assert Path(storage.loadBlob(oid, tid)).read_bytes() == content
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn, p64(12), " ")
+    storage.restoreBlob(oid, p64(12), b"record", handed(storage, b"aborted"), None, txn)
+    storage.tpc_vote(txn)
+    storage.tpc_abort(txn)
+    assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"second"]
+
+
+def test_writers_of_many_blobs_at_once(storage: DHTStorage) -> None:
+    stored: dict[tuple[bytes, bytes], bytes] = {}
+    failed: list[BaseException] = []
+
+    def write(thread: int) -> None:
+        try:
+            for n in range(10):
+                oid, content = storage.new_oid(), f"{thread} {n % 3}".encode() * 1000  # some alike
+                stored[oid, store(storage, oid, z64, content)] = content
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed
+    assert len(stored) == 40
+    for (oid, tid), content in stored.items():
+        assert Path(storage.loadBlob(oid, tid)).read_bytes() == content
+
+
+def test_undo_brings_the_file_back_and_an_abort_leaves_none(storage: DHTStorage) -> None:
+    db = DB(storage)
+    for content in (b"first", b"second", b"third"):
+        with db.transaction() as connection:
+            root = connection.root()
+            if "blob" not in root:
+                root["blob"] = Blob()
+            with root["blob"].open("w") as f:
+                f.write(content)
+    newest = db.undoInfo()[0]["id"]
+    before = files(storage.fshelper.base_dir)
+    manager = transaction.TransactionManager()
+    txn = manager.begin()
+    db.undo(newest, txn)
+    txn.abort()
+    assert files(storage.fshelper.base_dir) == before
+    txn = manager.begin()
+    db.undo(newest, txn)
+    txn.commit()
+    with db.transaction() as connection:
+        blob = connection.root()["blob"]
+        with blob.open() as f:
+            assert f.read() == b"second"
+        assert blob.committed() == storage.fshelper.getBlobFilename(blob._p_oid, storage.lastTransaction())
+    txn = manager.begin()
+    db.undo(db.undoInfo()[0]["id"], txn)  # the undo itself
+    txn.commit()
+    with db.transaction() as connection, connection.root()["blob"].open() as f:
+        assert f.read() == b"third"
+    assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"second", b"second", b"third", b"third"]
+    db.close()

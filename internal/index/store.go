@@ -203,13 +203,23 @@ func (s *Store) DiskSize() uint64 {
 
 // Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a
 // failure it leaves Pebble alone: its goroutines are parked.
-func (s *Store) Close() error {
+func (s *Store) Close() error { return s.close(true) }
+
+// CloseBroken is Close after a write or a sync failed elsewhere in the instance: nothing more is written, since Pebble ends the
+// process where it can't begin another write-ahead log.
+func (s *Store) CloseBroken() error { return s.close(false) }
+
+func (s *Store) close(flush bool) error {
 	s.readers.close()
 	if s.broken.Load() != nil {
 		return nil
 	}
 	defer s.cache.Unref()
-	return errors.Join(s.db.Flush(), s.db.Close())
+	var err error
+	if flush {
+		err = s.db.Flush()
+	}
+	return errors.Join(err, s.db.Close())
 }
 
 // pebbleLog turns Pebble's logger into ours, and its process exits into a broken store.
@@ -265,7 +275,12 @@ func (l *pebbleLog) events() *pebble.EventListener {
 				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)
 				return
 			}
-			l.broken(fmt.Errorf("%w: %w", ErrBroken, err))
+			err = fmt.Errorf("%w: %w", ErrBroken, err)
+			l.broken(err)
+			select { // an open on a full disk would try again for ever
+			case l.fatal <- err:
+			default:
+			}
 		},
 		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
 	}

@@ -238,7 +238,11 @@ func (n *Node) stop() error {
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()
-	if n.store != nil {
+	switch {
+	case n.store == nil:
+	case n.Broken() != nil:
+		errs = append(errs, n.store.CloseBroken())
+	default:
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(append(errs, n.dir.close())...)

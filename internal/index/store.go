@@ -330,7 +330,12 @@ func (l *pebbleLog) events() *pebble.EventListener {
 				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)
 				return
 			}
-			l.broken(fmt.Errorf("%w: %w", ErrBroken, err))
+			err = fmt.Errorf("%w: %w", ErrBroken, err)
+			l.broken(err)
+			select { // an open on a full disk would try again for ever
+			case l.fatal <- err:
+			default:
+			}
 		},
 		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
 	}

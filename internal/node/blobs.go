@@ -99,8 +99,8 @@ func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, 
 		if rev, err = n.store.LoadPinned(oid, tid); err == nil && rev.Tid != tid {
 			err = index.ErrNotFound
 		}
-		if err != nil {
-			return "", n.packedAway(oid, tid, err)
+		if err = n.packedAway(oid, tid, err); errors.Is(err, index.ErrNoRevision) {
+			err = index.ErrNotFound
 		}
 	}
 	if err == nil && !rev.Blob.Exists() {

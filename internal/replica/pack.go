@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -25,5 +26,9 @@ func (r *Replica) idempotent(ctx context.Context, entry func(zodb.TxnID) []byte)
 	if _, err := rand.Read(id[:]); err != nil {
 		return index.Outcome{}, err
 	}
-	return r.decide(ctx, newProposal(id, entry(id)))
+	o, err := r.decide(ctx, newProposal(id, entry(id)))
+	if doubt := new(InDoubt); errors.As(err, &doubt) { // nobody needs to look it up
+		err = doubt.Cause
+	}
+	return o, err
 }

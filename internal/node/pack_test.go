@@ -1,0 +1,149 @@
+package node_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// packed drives a pack to its end, or until it says stop; nothing refers to anything.
+func packed(t *testing.T, n *node.Node, to zodb.Tid, gc bool, stop func(node.PackStep) bool) {
+	t.Helper()
+	begun, err := n.PackBegin(ctx, to, gc, 0)
+	if err != nil || !begun {
+		t.Fatal(begun, err)
+	}
+	for step := (node.PackStep{}); !step.Finished; {
+		if step, err = n.PackStep(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+		if stop != nil && stop(step) {
+			return
+		}
+	}
+}
+
+func TestAPackInterruptedAfterItsHorizonIsFinishedByTheNextOpen(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, dir)
+	tid := commit(t, n, write(0, 0, "a"))
+	commit(t, n, write(0, tid, "b"))
+	packed(t, n, zodb.MaxTid, false, func(s node.PackStep) bool { return s.Phase == "log" })
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = open(t, dir)
+	begun, err := n.PackBegin(ctx, 0, false, 0) // nothing new, but it waits for what the open began
+	for step := (node.PackStep{Finished: !begun}); err == nil && !step.Finished; {
+		step, err = n.PackStep(ctx, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := n.Stats(); st.Records != 1 {
+		t.Fatal(st)
+	}
+}
+
+func TestASecondPackIsRefusedUntilTheFirstIsGivenUp(t *testing.T) {
+	n := open(t, t.TempDir())
+	commit(t, n, write(0, 0, "a"))
+	if begun, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); err != nil || !begun {
+		t.Fatal(begun, err)
+	}
+	if _, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); !errors.Is(err, node.ErrPacking) {
+		t.Fatal(err)
+	}
+	n.PackEnd()
+	if _, err := n.PackStep(ctx, nil); !errors.Is(err, node.ErrUsage) {
+		t.Fatal(err)
+	}
+	packed(t, n, zodb.MaxTid, true, nil)
+	if begun, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); err != nil || begun {
+		t.Fatal("there was something to pack", err)
+	}
+}
+
+func TestChangesFromBeforeAPackAreUnknownOnceTheRingForgotThem(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, dir)
+	first := commit(t, n, write(0, 0, "a"))
+	second := commit(t, n, write(0, first, "b"))
+	if _, changed, known, err := n.Advance(ctx, first); err != nil || !known || len(changed) != 1 {
+		t.Fatal(changed, known, err)
+	}
+	packed(t, n, zodb.MaxTid, false, nil)
+	if err := n.Close(); err != nil { // the ring begins anew
+		t.Fatal(err)
+	}
+	n = open(t, dir)
+	if _, _, known, err := n.Advance(ctx, first); err != nil || known {
+		t.Fatal(known, err)
+	}
+	if now, _, known, err := n.Advance(ctx, second); err != nil || !known || now != second {
+		t.Fatal(now, known, err)
+	}
+}
+
+func TestATransactionFromBeforeAGarbageCollectionIsRefused(t *testing.T) {
+	n := open(t, t.TempDir())
+	first := commit(t, n, write(0, 0, "a"))
+	voted := &zodb.Txn{ID: zodb.TxnID{77}, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(1, 0, "links what is gone")}}
+	if _, err := n.Vote(ctx, voted); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, n, write(0, first, "b"))
+	packed(t, n, zodb.MaxTid, true, nil)
+	if _, err := n.Finish(ctx, voted.ID, false); !errors.Is(err, replica.ErrBehind) {
+		t.Fatal(err)
+	}
+	voted.ID[0]++
+	if _, err := n.Vote(ctx, voted); !errors.Is(err, replica.ErrBehind) {
+		t.Fatal(err)
+	}
+	if _, err := n.Load(ctx, 1, zodb.MaxTid); !errors.Is(err, index.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
+func TestAPinIsWaitedForUnlessItIsTheCallersOwn(t *testing.T) {
+	n := open(t, t.TempDir(), func(c *node.Config) { c.PackWait = node.Duration(time.Hour) })
+	first := commit(t, n, write(0, 0, "a"))
+	const reader, thread = 1, 9
+	if now, _, _, err := n.Pin(ctx, reader, thread, ^zodb.Tid(0)); err != nil || now != first {
+		t.Fatal(now, err)
+	}
+	second := commit(t, n, write(0, first, "b"))
+	if begun, err := n.PackBegin(ctx, second, false, thread); err != nil || !begun {
+		t.Fatal(begun, err)
+	}
+	for range 2 { // survey, wait
+		if step, err := n.PackStep(ctx, nil); err != nil || step.Total > 10 || step.Phase == "wait" && step.Total > 0 {
+			t.Fatal("the caller waits for itself", step, err)
+		}
+	}
+	n.PackEnd()
+	waited := 0
+	packed(t, n, zodb.MaxTid, false, func(s node.PackStep) bool {
+		if s.Phase == "wait" && s.Total > 0 {
+			waited++
+			if rev, err := n.LoadPinned(ctx, 0, first); err != nil || string(rev.Data) != "a" {
+				t.Fatal(rev, err)
+			}
+			n.Unpin(reader)
+		}
+		return false
+	})
+	if waited != 1 {
+		t.Fatalf("%d steps waited", waited)
+	}
+	var gone *node.PackedAway
+	if _, err := n.LoadPinned(ctx, 0, first); !errors.As(err, &gone) || gone.At != first {
+		t.Fatal(err)
+	}
+}

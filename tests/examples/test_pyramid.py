@@ -1,7 +1,8 @@
-"""examples/pyramid as a user starts it: what it answered is there after kill -9."""
+"""examples/pyramid as a user installs and starts it: what it answered is there after kill -9."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,13 +12,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-APP = Path(__file__).parent.parent.parent / "examples" / "pyramid" / "app.py"
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "examples" / "pyramid"
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The interpreter of a virtualenv in build/pyramid with the wheel of build/wheel and the example's requirements."""
+    where = ROOT / "build" / "pyramid"
+    python = where / "bin" / "python"
+    requirements = EXAMPLE / "requirements.txt"
+    [wheel] = (ROOT / "build" / "wheel").glob("*.whl")  # ./build.sh wheel makes it
+    stamp = where / "stamp"
+    inputs = hashlib.sha256(requirements.read_bytes() + wheel.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != inputs:
+        subprocess.run([sys.executable, "-m", "venv", where], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--force-reinstall", f"{wheel}[zodburi]", "-r", requirements], check=True)
+        stamp.write_text(inputs)
+    return python
 
 
 @contextmanager
-def running(peer: Path) -> Iterator[str]:
+def running(python: Path, peer: Path) -> Iterator[str]:
     """The application's URL; killed at the end."""
-    command = [sys.executable, "-W", "ignore", APP, peer, "0"]
+    command = [python, "-W", "ignore", EXAMPLE / "app.py", peer, "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as app:
         try:
             said = []
@@ -38,11 +59,11 @@ def ask(method: str, url: str, body: object = None) -> object:
         return json.load(answer)
 
 
-def test_the_guestbook_keeps_what_four_visitors_write_at_once(tmp_path: Path) -> None:
+def test_the_guestbook_keeps_what_four_visitors_write_at_once(python: Path, tmp_path: Path) -> None:
     names = [f"visitor{n}" for n in range(40)]
     expected = {name: f"Hello from {name}" for name in names}
-    with running(tmp_path / "peer") as url, ThreadPoolExecutor(4) as visitors:
+    with running(python, tmp_path / "peer") as url, ThreadPoolExecutor(4) as visitors:
         list(visitors.map(lambda name: ask("PUT", f"{url}/{name}", {"text": expected[name]}), names))
         assert ask("GET", f"{url}/") == expected
-    with running(tmp_path / "peer") as url:
+    with running(python, tmp_path / "peer") as url:
         assert ask("GET", f"{url}/") == expected

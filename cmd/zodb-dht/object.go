@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/node"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -35,6 +36,9 @@ func describe(r index.Revision) revision {
 		d.Next = r.Next.String()
 	}
 	if !d.Deleted {
+		if r.Data != nil {
+			r.Hash = block.Sum(r.Data)
+		}
 		d.CID = r.Hash.CID().String()
 	}
 	if r.Data != nil {

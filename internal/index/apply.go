@@ -85,7 +85,6 @@ func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 		op := b.SetDeferred(recordKeyLen, head+len(w.Data))
 		recordKey(op.Key[:0], w.Oid, tid)
 		op.Value[0] = rowKind(w.Kind, w.Blob)
-		copy(op.Value[1:], w.Hash[:])
 		if w.Blob.Exists() {
 			copy(op.Value[recordHeadLen:], w.Blob.Root[:])
 			binary.BigEndian.PutUint64(op.Value[recordHeadLen+len(w.Blob.Root):], uint64(w.Blob.Size))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -99,7 +100,7 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 	if ok, err := r.seek(oid, tid); !ok {
 		return 0, err
 	}
-	rev, err := r.revision(false, false)
+	rev, err := r.revision(false, true)
 	if err != nil || rev.Kind == zodb.WriteDelete {
 		return 0, err
 	}
@@ -114,7 +115,7 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 		if !r.iter.Next() {
 			return 0, damage(oid, 0, r.iter.Error())
 		}
-		older, err := r.revision(false, false)
+		older, err := r.revision(false, true)
 		if err != nil {
 			return 0, err
 		}
@@ -147,7 +148,7 @@ func (s *Store) repeatsFar(b border, r *reading, rev Revision) (_ zodb.Tid, err 
 		if err != nil {
 			return 0, err
 		}
-		if older.Hash == rev.Hash {
+		if older.Kind == zodb.WriteData && block.Sum(older.Data) == rev.Hash {
 			return tid, nil
 		}
 	}
@@ -179,7 +180,7 @@ func (m *Memory) Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) 
 			continue
 		}
 		rev := pick(revs, i-1, true)
-		rev.Next = 0
+		rev.Next, rev.Hash = 0, zodb.Hash{}
 		if !yield(rev) {
 			return nil
 		}

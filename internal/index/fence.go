@@ -18,8 +18,7 @@ import (
 type fence struct {
 	fell    chan struct{} // closed when it is down
 	down    atomic.Bool
-	closing atomic.Bool            // Pebble is being closed: there, a log that does not close is an error
-	newest  atomic.Pointer[string] // the log made last
+	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
 	broken  func(error)
 	park    func(error)
 }
@@ -76,7 +75,6 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 		f.fence.park(fmt.Errorf("make %s: %w", name, err))
 		return nil, err
 	}
-	f.fence.newest.Store(&name)
 	return &fencedLog{File: file, name: name, fence: f.fence}, nil
 }
 
@@ -159,16 +157,15 @@ func (l *fencedLog) Close() error {
 	return err
 }
 
-// shed removes the write-ahead logs before the newest from dir: those of a store that was flushed and closed, which Pebble would
-// keep for recycling. What can't be removed the next open removes.
+// shed removes the write-ahead logs from dir: those of a store that was flushed, not written to since, and closed. Pebble would keep
+// them for recycling. What can't be removed the next open removes.
 func (f *fence) shed(fsys vfs.FS, dir string) {
-	newest := f.newest.Load()
 	names, err := fsys.List(dir)
-	if newest == nil || err != nil {
+	if err != nil {
 		return
 	}
 	for _, name := range names {
-		if strings.HasSuffix(name, ".log") && len(name) == len(fsys.PathBase(*newest)) && name < fsys.PathBase(*newest) {
+		if strings.HasSuffix(name, ".log") {
 			_ = fsys.Remove(fsys.PathJoin(dir, name))
 		}
 	}

@@ -69,9 +69,9 @@ type Revision struct {
 	Tid  zodb.Tid
 	Next zodb.Tid // the tid of the revision after it; 0 while it is current
 	Kind zodb.WriteKind
-	Hash zodb.Hash
-	Size int    // of Data, in bytes; set where Data is left out, too
-	Data []byte // nil for a deletion
+	Hash zodb.Hash // of Data; zero where a read does not say that it has it
+	Size int       // of Data, in bytes; set where Data is left out, too
+	Data []byte    // nil for a deletion
 	Blob zodb.Blob
 }
 
@@ -125,11 +125,11 @@ type State interface {
 	Load(oid zodb.Oid, at zodb.Tid) (Revision, error)
 	// LoadPinned is Load for a snapshot that was taken before a pack: it sees what is packed for as long as it is not swept.
 	LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error)
-	// LoadSerial returns the revision that tid made: ErrNotFound if there is none.
+	// LoadSerial returns the revision that tid made, with its hash: ErrNotFound if there is none.
 	LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error)
 	// Head returns the tid of the current revision, 0 if there is none or it is a deletion. It reads no data.
 	Head(oid zodb.Oid) (zodb.Tid, error)
-	// History returns up to n revisions, newest first, without data.
+	// History returns up to n revisions, newest first, with their hashes and without data.
 	History(oid zodb.Oid, n int) ([]Revision, error)
 	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false. Up to the
 	// horizon their status is 'p', and those without records are left out.
@@ -144,12 +144,12 @@ type State interface {
 	Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error)
 	// Outcome looks a transaction up: false if it is unknown, or its outcome too old to be remembered.
 	Outcome(id zodb.TxnID) (Outcome, bool, error)
-	// Find returns a record with this hash, verified: ErrNotFound.
+	// Find returns a record with this hash: ErrNotFound, or *Corrupt where a record should have it and does not.
 	Find(h zodb.Hash) (Revision, error)
 	// Blobs calls yield for each revision that has a blob's file with this root, with any if root is zero, in no order that
 	// counts, without data, until it returns false.
 	Blobs(root zodb.Hash, yield func(Revision, error) bool) error
-	// Records calls yield for each revision in order of oid, newest first, with data; unreadable ones with their error.
+	// Records calls yield for each revision in order of oid, newest first, with data and hash; unreadable ones with their error.
 	Records(yield func(Revision, error) bool) error
 	// Sweep deletes the rows of what is packed, with the help of s (nil: it looks for them), and reports how far it is. It runs
 	// beside Apply and reads; what it has done when ctx ends stays done.

@@ -14,13 +14,13 @@ import (
 //
 //	/blobs/ ...               where the chunks of blob files lie, and the nodes above them (internal/blob; go-datastore's keys)
 //	/blocks/ ...              blocks that are no records (go-datastore's keys, through go-ds-pebble)
-//	b | sha256[:12] | oid | tid   -> nothing            finds a blob's file by the hash in its root CID
-//	c | sha256[:12] | oid | tid   -> nothing            finds a record by its hash
+//	b | sha256[:8] | oid | tid   -> nothing            finds a blob's file by the hash in its root CID
+//	c | sha256[:8] | oid | tid   -> nothing            finds a record by its hash
 //	g | oid                   -> head 8                 objects that a garbage list removed and no sweep has deleted yet
 //	l ...                     the log (internal/replica)
 //	o | position              -> verdict 1, txn id 16, tid 8       the remembered outcomes
 //	p                         -> sweep row (sweep.go)
-//	r | oid | ^tid            -> kind 1, sha256 32, with kind 3: root's sha256 32, size 8, then data    revisions, newest first
+//	r | oid | ^tid            -> kind 1, with kind 3: root's sha256 32, size 8, then data    revisions, newest first
 //	s                         -> state (state.go)
 //	t | tid                   -> transaction header (header.go)
 const (
@@ -33,13 +33,13 @@ const (
 	rowState   = 's'
 	rowTxn     = 't'
 
-	// hashPrefix is how much of the hash a 'c' row holds: 96 bits make a wrong candidate improbable, and Find compares
-	// the whole hash. 4 bytes less than design.md's 16: facts of docs/adr/0001.
-	hashPrefix = 12
+	// hashPrefix is how much of the hash a 'c' row holds: 64 bits make a wrong candidate improbable, and Find compares
+	// the whole hash (ADR 1).
+	hashPrefix = 8
 
 	recordKeyLen    = 1 + 8 + 8
 	recordPrefixLen = 1 + 8
-	recordHeadLen   = 1 + 32
+	recordHeadLen   = 1
 	blobHeadLen     = 32 + 8
 	hashKeyLen      = 1 + hashPrefix + 8 + 8
 )

@@ -51,7 +51,7 @@ func (s *Store) NewMarks(v *Survey) (*Marks, error) {
 }
 
 // Next returns records to find references in, about size bytes of them at most, but one at least; none: all that was marked was
-// handed out. Their hashes are checked. The caller owns them.
+// handed out.  The caller owns them.
 func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, err error) {
 	it, err := m.s.db.NewIter(recordBounds())
 	if err != nil {
@@ -60,7 +60,7 @@ func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, err error
 	defer func() { err = errors.Join(err, it.Close()) }()
 	r := reading{iter: it}
 	take := func() error {
-		rev, err := r.revision(true, true)
+		rev, err := r.revision(true, false)
 		if err == nil && rev.Kind == zodb.WriteData {
 			size -= len(rev.Data) + 64
 			batch = append(batch, rev)

@@ -199,6 +199,7 @@ func (m *Memory) load(oid zodb.Oid, revs []Revision, at zodb.Tid) (Revision, err
 		return Revision{Oid: oid, Next: revs[0].Tid}, ErrNoRevision
 	}
 	rev := pick(revs, i-1, true)
+	rev.Hash = zodb.Hash{} // as Store: nobody waits for a hash
 	if rev.Kind == zodb.WriteDelete {
 		return rev, ErrNotFound
 	}

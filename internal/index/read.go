@@ -16,9 +16,9 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// revision copies the revision that the iterator stands on. The hash is checked only if verify is set: Pebble's own
-// checksums cover what lies on this disk, and a hash costs as much as the load.
-func (r *reading) revision(withData, verify bool) (Revision, error) {
+// revision copies the revision that the iterator stands on. Its hash is in no row (ADR 1): it is computed where it is wanted, since
+// it costs as much as the load; Pebble's own checksums cover what lies on this disk.
+func (r *reading) revision(withData, hash bool) (Revision, error) {
 	oid, tid, err := parseRecordKey(r.iter.Key())
 	if err != nil {
 		return Revision{}, &Corrupt{Cause: err}
@@ -32,7 +32,6 @@ func (r *reading) revision(withData, verify bool) (Revision, error) {
 		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes of an unknown kind", len(v))}
 	}
 	rev.Kind = zodb.WriteKind(v[0])
-	copy(rev.Hash[:], v[1:])
 	data := v[recordHeadLen:]
 	if v[0] == kindBlob {
 		rev.Kind = zodb.WriteData
@@ -44,10 +43,8 @@ func (r *reading) revision(withData, verify bool) (Revision, error) {
 	if rev.Kind == zodb.WriteDelete {
 		return rev, nil
 	}
-	if verify {
-		if err := block.Check(rev.Hash, data); err != nil {
-			return rev, &Corrupt{Oid: oid, Tid: tid, Want: rev.Hash, Cause: err}
-		}
+	if hash {
+		rev.Hash = block.Sum(data)
 	}
 	if withData {
 		rev.Data = append(make([]byte, 0, len(data)), data...)
@@ -284,6 +281,9 @@ func (s *Store) LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
 	if err == nil && rev.Kind == zodb.WriteDelete {
 		err = ErrNotFound
 	}
+	if err == nil {
+		rev.Hash = block.Sum(rev.Data)
+	}
 	return rev, err
 }
 
@@ -374,7 +374,7 @@ func (s *Store) History(oid zodb.Oid, n int) ([]Revision, error) {
 	var revs []Revision
 	r.key = recordKey(r.key[:0], oid, ^zodb.Tid(0))
 	for ok := r.iter.SeekPrefixGE(r.key); ok && len(revs) < n; ok = r.iter.Next() {
-		rev, err := r.revision(false, false)
+		rev, err := r.revision(false, true)
 		if err != nil {
 			return nil, err
 		}
@@ -493,13 +493,12 @@ func (s *Store) Find(h zodb.Hash) (rev Revision, err error) {
 		if err != nil {
 			return Revision{}, err
 		}
-		if rev.Hash != h {
-			continue // another record whose hash begins alike
+		if rev.Hash == h {
+			return rev, nil
 		}
-		if err := block.Check(h, rev.Data); err != nil {
-			return Revision{}, &Corrupt{Oid: oid, Tid: tid, Want: h, Cause: err}
+		if [hashPrefix]byte(rev.Hash[:]) != [hashPrefix]byte(h[:]) { // else another record's hash begins alike
+			return Revision{}, &Corrupt{Oid: oid, Tid: tid, Want: h, Cause: block.Check(h, rev.Data)}
 		}
-		return rev, nil
 	}
 	if err := it.Error(); err != nil {
 		return Revision{}, damage(0, 0, err)
@@ -521,7 +520,7 @@ func (s *Store) Hashes(yield func(zodb.Hash) bool) error {
 	return errors.Join(damaged, err)
 }
 
-// Records is State.Records: every record's hash is checked.
+// Records is State.Records.
 func (s *Store) Records(yield func(Revision, error) bool) error {
 	horizon := s.current.Load().Horizon
 	var failed error

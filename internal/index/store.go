@@ -149,11 +149,9 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 16 << 10
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.FastestCompression }
-		if i == len(opts.Levels)-1 {
-			// zstd where it makes a block at least a tenth smaller than MinLZ, which is decompressed five times as fast.
-			opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.GoodCompression }
-		}
+		// zstd where it makes a block at least a tenth smaller than MinLZ, which is decompressed five times as fast. At every
+		// level: a site is small until its first large compaction.
+		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.GoodCompression }
 	}
 	type opening struct {
 		db  *pebble.DB
@@ -253,6 +251,7 @@ func (s *Store) Close() error {
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	if !s.broken.Load() {
+		written := s.db.Metrics().WAL.BytesIn
 		flushed, err := s.db.AsyncFlush()
 		if err == nil && flushed != nil {
 			select { // Pebble tries a flush that fails again, for ever
@@ -262,7 +261,8 @@ func (s *Store) takeDown() error {
 		}
 		if !s.broken.Load() {
 			defer s.cache.Unref()
-			if err = errors.Join(err, s.db.Close()); err == nil {
+			idle := s.db.Metrics().WAL.BytesIn == written
+			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
 			}
 			return err

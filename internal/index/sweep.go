@@ -162,7 +162,7 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 	r.key = recordKey(r.key[:0], oid, 0) // the end of the object's rows: no revision has tid 0
 	var before Revision
 	for ok := r.iter.SeekLT(append(r.key, 0)); ok; ok = r.iter.Prev() {
-		rev, err := r.revision(false, false)
+		rev, err := r.revision(false, true)
 		if err != nil {
 			return err
 		}

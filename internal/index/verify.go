@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -158,7 +160,7 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 	}
 	whole := true
 	for i, oid := range h.Oids {
-		rev, err := v.s.revisionAt(oid, h.Tid, v.readAll)
+		rev, err := v.s.revisionAt(oid, h.Tid, true)
 		if errors.Is(err, ErrNotFound) {
 			err = &Corrupt{Oid: oid, Tid: h.Tid, Cause: errors.New("the transaction names a record that is not there")}
 		}
@@ -176,10 +178,19 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 			return err
 		}
 	}
-	if h.Packed && h.Tid <= v.stats.Horizon {
+	part := h.Packed && h.Tid <= v.stats.Horizon
+	if part {
 		v.report.Packed++
-	} else if got := rec.Digest(nil); whole && got != h.Digest {
-		v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Digest, Cause: fmt.Errorf("the transaction record hashes to %s", got)})
+	}
+	if got := rec.Digest(nil); part || whole && got != h.Digest {
+		// The digest tells of its records together, the hash rows of each.
+		named, err := v.unhashed(h.Tid, rec.Writes)
+		if err != nil {
+			return err
+		}
+		if !part && !named {
+			v.report.damaged(&Corrupt{Tid: h.Tid, Want: h.Digest, Cause: fmt.Errorf("the transaction record hashes to %s", got)})
+		}
 	}
 	if h.Tid <= v.stats.Horizon {
 		return nil // those before it may be gone
@@ -189,6 +200,31 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 	}
 	v.prev = h.Digest
 	return nil
+}
+
+// unhashed names the records of a transaction whose hash no row has: they are not what was written. It reports whether there are any.
+func (v *verifier) unhashed(tid zodb.Tid, writes []zodb.Write) (any bool, err error) {
+	for i := range writes {
+		w := &writes[i]
+		if w.Kind != zodb.WriteData {
+			continue
+		}
+		_, closer, err := v.s.db.Get(hashKey(nil, w.Hash, w.Oid, tid))
+		switch {
+		case errors.Is(err, pebble.ErrNotFound):
+			any = true
+			v.report.damaged(&Corrupt{Oid: w.Oid, Tid: tid, Cause: fmt.Errorf("the record is not the one that was written: its bytes have the CID %s", w.Hash.CID())})
+		case err != nil:
+			if err := v.report.Note(damage(w.Oid, tid, err)); err != nil {
+				return any, err
+			}
+		default:
+			if err := closer.Close(); err != nil {
+				return any, err
+			}
+		}
+	}
+	return any, nil
 }
 
 // compare holds the sums against what the state row says.
@@ -203,7 +239,7 @@ func (v *verifier) compare() {
 }
 
 // revisionAt returns one revision, a deletion too, hashed if asked.
-func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, verify bool) (Revision, error) {
+func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, hash bool) (Revision, error) {
 	r, err := s.readers.get()
 	if err != nil {
 		return Revision{}, err
@@ -212,11 +248,13 @@ func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, verify bool) (Revision, e
 	if ok, err := r.seek(oid, tid); !ok {
 		return Revision{}, err
 	}
-	return r.revision(false, verify)
+	return r.revision(false, hash)
 }
 
 // Row is one revision as its row has it, without data, also where a pack hides it and no sweep has deleted it yet.
-func (s *Store) Row(oid zodb.Oid, tid zodb.Tid) (Revision, error) { return s.revisionAt(oid, tid, false) }
+func (s *Store) Row(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	return s.revisionAt(oid, tid, false)
+}
 
 // Data is block.Records.Data.
 func (s *Store) Data(h zodb.Hash) ([]byte, bool, error) {

@@ -48,13 +48,17 @@ def copy_transactions(
                 copying = _Copy(tid, transaction, peer, complaints)
                 copying.stage(load_blob)
                 if waiting is not None:
-                    waiting.restore(report, progress)
+                    whole, waiting = waiting, None
+                    whole.restore(report, progress)
                 waiting, copying = copying, None
             if waiting is not None:
                 waiting.restore(report, progress)
             complaints.check(f"after transaction 0x{report.last.hex()}")
-    except BaseException:
+    except BaseException as e:
         try:
+            if waiting is not None and isinstance(e, Unreadable):  # it came before what can't be read
+                whole, waiting = waiting, None
+                whole.restore(report, progress)
             for copy in (waiting, copying):
                 if copy is not None:
                     copy.abort()

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,16 +13,14 @@ import (
 
 // Apply is State.Apply: one batch, not synced, in the write-ahead log behind the entry that it came from.
 func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
-	m := applyReader{s: s}
-	defer m.close()
-	p, err := decide(s.current.Load(), &m, pos, raw, s.scratch)
+	p, b, err := s.takePrepared(pos, raw)
+	if b == nil && err == nil {
+		p, b, err = s.prepare(pos, raw)
+	}
 	if err != nil {
-		return Outcome{}, fmt.Errorf("apply: %w", err)
+		return Outcome{}, err
 	}
-	if err := m.close(); err != nil {
-		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
-	}
-	if err := s.write(&p, len(raw)); err != nil {
+	if err := errors.Join(b.Commit(pebble.NoSync), b.Close()); err != nil {
 		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
 	}
 	s.headsMu.Lock()
@@ -42,9 +41,57 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 	return p.outcome, nil
 }
 
-func (s *Store) write(p *plan, size int) error {
-	b := s.db.NewBatchWithSize(size + 256 + 64*len(p.writes))
-	defer b.Close()
+// prepared is what Apply will commit, made while the log syncs the entry that it comes from.
+type prepared struct {
+	pos   Position
+	raw   []byte
+	plan  plan
+	batch *pebble.Batch
+}
+
+// Prepare does the part of Apply(pos, raw) that writes nothing, for a commit entry that may become the next one. It changes no state:
+// Apply of another entry in its place throws it away. It is called by who calls Apply, and raw stays as it is until then.
+func (s *Store) Prepare(pos Position, raw []byte) {
+	if pos != s.current.Load().Applied+1 || !isCommit(raw) || s.prepared != nil {
+		return
+	}
+	p, b, err := s.prepare(pos, raw)
+	if err == nil { // else Apply meets it again, and tells
+		s.prepared = &prepared{pos, raw, p, b}
+	}
+}
+
+// takePrepared returns what Prepare made of this entry, nil if it made something of another one, or nothing.
+func (s *Store) takePrepared(pos Position, raw []byte) (plan, *pebble.Batch, error) {
+	got := s.prepared
+	if got == nil {
+		return plan{}, nil, nil
+	}
+	s.prepared = nil
+	if got.pos == pos && bytes.Equal(got.raw, raw) {
+		return got.plan, got.batch, nil
+	}
+	return plan{}, nil, got.batch.Close()
+}
+
+// prepare decides on an entry and fills the batch that makes it so.
+func (s *Store) prepare(pos Position, raw []byte) (p plan, b *pebble.Batch, err error) {
+	m := applyReader{s: s}
+	defer m.close()
+	if p, err = decide(s.current.Load(), &m, pos, raw, s.scratch); err != nil {
+		return p, nil, fmt.Errorf("apply: %w", err)
+	}
+	if err := m.close(); err != nil {
+		return p, nil, fmt.Errorf("apply entry %d: %w", pos, err)
+	}
+	b = s.db.NewBatchWithSize(len(raw) + 256 + 64*len(p.writes))
+	if err := s.fill(b, &p); err != nil {
+		return p, nil, errors.Join(fmt.Errorf("apply entry %d: %w", pos, err), b.Close())
+	}
+	return p, b, nil
+}
+
+func (s *Store) fill(b *pebble.Batch, p *plan) error {
 	if p.outcome.Verdict == Committed && !p.outcome.Repeated {
 		s.writeTxn(b, p)
 	}
@@ -68,10 +115,7 @@ func (s *Store) write(p *plan, size int) error {
 		}
 	}
 	s.scratch = p.next.append(s.scratch[:0])
-	if err := b.Set([]byte{rowState}, s.scratch, nil); err != nil {
-		return err
-	}
-	return b.Commit(pebble.NoSync)
+	return b.Set([]byte{rowState}, s.scratch, nil)
 }
 
 func (s *Store) writeTxn(b *pebble.Batch, p *plan) {

@@ -106,6 +106,11 @@ func SetEntryTid(entry []byte, tid zodb.Tid) {
 	binary.BigEndian.PutUint64(entry[entryHead+8:], uint64(tid))
 }
 
+// isCommit tells an entry made by AppendCommit from the others.
+func isCommit(entry []byte) bool {
+	return len(entry) >= entryHead+16 && entryKind(entry[1]) == entryCommit
+}
+
 // EntryTid is the tid in an entry made by AppendCommit.
 func EntryTid(entry []byte) zodb.Tid { return zodb.Tid(binary.BigEndian.Uint64(entry[entryHead+8:])) }
 

@@ -62,6 +62,7 @@ type Store struct {
 	outcomes *recent[zodb.TxnID, Position]
 	opened   Position // outcomes knows all positions above it
 	torn     *TornTail
+	prepared *prepared
 	scratch  []byte
 	key      []byte
 	applies  uint64     // how often heads was brought up to date

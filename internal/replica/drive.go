@@ -226,6 +226,9 @@ func (r *Replica) round(own *proposal) (bool, error) {
 		}
 	}
 	if batch != nil {
+		r.prepare(appends)
+	}
+	if batch != nil {
 		if err := r.log.end(batch); err != nil {
 			return false, fmt.Errorf("append to the log: %w", err)
 		}
@@ -237,6 +240,16 @@ func (r *Replica) round(own *proposal) (bool, error) {
 		return true, nil
 	}
 	return true, r.appended(appends)
+}
+
+// prepare uses the time of a sync to work out what its first entry will change, if that becomes the next to be applied.
+func (r *Replica) prepare(appends []*raftpb.Message) {
+	p, ok := r.cfg.State.(interface {
+		Prepare(pos index.Position, entry []byte)
+	})
+	if e := appends[0].GetEntries(); ok && len(e) > 0 && e[0].GetType() == raftpb.EntryNormal {
+		p.Prepare(index.Position(e[0].GetIndex()), e[0].GetData())
+	}
 }
 
 // lastOf is the last entry of a round's appends, 0 if they carry none.

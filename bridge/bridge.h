@@ -24,6 +24,7 @@ enum zd_op {
     ZD_DRAIN,
     ZD_OUTCOME,
     ZD_ADVANCE,
+    ZD_ADVANCE_NOW, // as ZD_ADVANCE, but answers nothing where it would read rows
     ZD_PREFETCH,
     ZD_CLOSE,
     ZD_OPEN,

@@ -10,6 +10,7 @@ import "C"
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -303,6 +304,11 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return nil, n.Drain(ctx)
 	case C.ZD_OUTCOME:
 		return s.outcome(ctx, r)
+	case C.ZD_ADVANCE_NOW:
+		if prev := zodb.Tid(binary.BigEndian.Uint64(b[max(0, len(b)-8):])); !n.Recent(prev) {
+			return nil, nil
+		}
+		return s.advance(ctx, r)
 	case C.ZD_ADVANCE:
 		return s.advance(ctx, r)
 	case C.ZD_LOAD_PINNED:

@@ -230,6 +230,9 @@ func (n *Node) Broken() error {
 
 // enter begins an operation; every successful one is followed by n.calls.RUnlock. Operations do not nest.
 func (n *Node) enter() error {
+	if n.closed.Load() { // a Close that waits for others is not waited for: the caller may have what they wait for
+		return index.ErrClosed
+	}
 	n.calls.RLock()
 	if n.closed.Load() {
 		n.calls.RUnlock()

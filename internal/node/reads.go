@@ -314,6 +314,13 @@ func (n *Node) Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zo
 // Visible is Operations.Visible.
 func (n *Node) Visible() zodb.Tid { return zodb.Tid(n.visible.Load()) }
 
+// Recent tells whether Pin and Advance answer from memory what was written since prev.
+func (n *Node) Recent(prev zodb.Tid) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return prev >= n.mu.changes.from
+}
+
 // Advance is Operations.Advance.
 func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Change, bool, error) {
 	if err := n.enter(); err != nil {

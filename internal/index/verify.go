@@ -63,6 +63,9 @@ func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (
 	if err == nil && len(v.report.Damaged) == 0 {
 		v.compare()
 	}
+	for i := range s.damaged {
+		v.report.damaged(&s.damaged[i])
+	}
 	return v.report, err
 }
 
@@ -216,7 +219,9 @@ func (s *Store) revisionAt(oid zodb.Oid, tid zodb.Tid, verify bool) (Revision, e
 }
 
 // Row is one revision as its row has it, without data, also where a pack hides it and no sweep has deleted it yet.
-func (s *Store) Row(oid zodb.Oid, tid zodb.Tid) (Revision, error) { return s.revisionAt(oid, tid, false) }
+func (s *Store) Row(oid zodb.Oid, tid zodb.Tid) (Revision, error) {
+	return s.revisionAt(oid, tid, false)
+}
 
 // Data is block.Records.Data.
 func (s *Store) Data(h zodb.Hash) ([]byte, bool, error) {

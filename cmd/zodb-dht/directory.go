@@ -149,7 +149,7 @@ type report struct {
 	Packed       uint64   `json:"packed,omitempty"`  // transactions of which a pack left a part
 	Blobs        uint64   `json:"blobs"`
 	BlobSize     uint64   `json:"blob_size"`
-	Orphans      []string `json:"orphans"` // files that no revision has
+	Orphans      []string `json:"orphans"`        // files that no revision has
 	Torn         string   `json:"torn,omitempty"` // what a crash left of a write, and the open cut off: no damage
 	Damaged      []damage `json:"damaged"`
 }

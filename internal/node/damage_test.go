@@ -44,7 +44,7 @@ func TestAFormatFileThatIsNotWholeIsRefused(t *testing.T) {
 		"version 0":               replace("format 1", "format 0"),
 		"another group":           func(s string) string { return s[:45] + string(s[45]^1) + s[46:] },
 		"another checksum":        func(s string) string { return s[:len(s)-2] + string(s[len(s)-2]^1) + "\n" },
-		"no checksum":             func(s string) string { return s[:strings.Index(s, "crc32c")] },
+		"no checksum":             func(s string) string { return strings.Split(s, "crc32c")[0] },
 		"cut":                     func(s string) string { return s[:len(s)-1] },
 		"something behind":        func(s string) string { return s + "x" },
 		"nothing":                 func(string) string { return "" },
@@ -67,7 +67,7 @@ func TestABlobDirFileThatIsNotWholeIsRefused(t *testing.T) {
 	at := func(c *node.Config) { c.BlobDir = elsewhere }
 	for what, edit := range map[string]func(string) string{
 		"another path": replace("elsewhere", "elsewhera"),
-		"no checksum":  func(s string) string { return s[:strings.Index(s, "crc32c")] },
+		"no checksum":  func(s string) string { return strings.Split(s, "crc32c")[0] },
 		"nothing":      func(string) string { return "" },
 	} {
 		dir := edited(t, "blob-dir", edit, at)

@@ -34,7 +34,7 @@ const (
 	rowTxn     = 't'
 
 	// hashPrefix is how much of the hash a 'c' row holds: 96 bits make a wrong candidate improbable, and Find compares
-	// the whole hash. 4 bytes less than design.md's 16: facts of docs/adr/0001.
+	// the whole hash. 12 bytes, not 16: see docs/adr/0001.
 	hashPrefix = 12
 
 	recordKeyLen    = 1 + 8 + 8

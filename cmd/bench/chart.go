@@ -9,11 +9,13 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-var peerColors = map[string]color.Color{
-	filestorage: color.RGBA{R: 0x4e, G: 0x79, B: 0xa7, A: 0xff},
-	zeo:         color.RGBA{R: 0xf2, G: 0x8e, B: 0x2b, A: 0xff},
-	postgresql:  color.RGBA{R: 0x59, G: 0xa1, B: 0x4f, A: 0xff},
-	sqlite:      color.RGBA{R: 0xb0, G: 0x7a, B: 0xa1, A: 0xff},
+func peerColor(peer string) color.Color {
+	return map[string]color.Color{
+		filestorage: color.RGBA{R: 0x4e, G: 0x79, B: 0xa7, A: 0xff},
+		zeo:         color.RGBA{R: 0xf2, G: 0x8e, B: 0x2b, A: 0xff},
+		postgresql:  color.RGBA{R: 0x59, G: 0xa1, B: 0x4f, A: 0xff},
+		sqlite:      color.RGBA{R: 0xb0, G: 0x7a, B: 0xa1, A: 0xff},
+	}[peer]
 }
 
 // gains are how many times better ours is than a peer's in each metric; 0 where there is nothing to compare.
@@ -62,7 +64,7 @@ func drawChart(file string, r *report) error {
 		if err != nil {
 			return err
 		}
-		s.Color, s.Radius, s.Shape = peerColors[peer], vg.Points(4), draw.CircleGlyph{}
+		s.Color, s.Radius, s.Shape = peerColor(peer), vg.Points(4), draw.CircleGlyph{}
 		p.Add(s)
 		p.Legend.Add(peer, s)
 	}

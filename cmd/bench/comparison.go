@@ -35,7 +35,7 @@ func (c *comparison) open(ctx context.Context, storages []string) error {
 		return fmt.Errorf("%s is missing: run ./build.sh bench, or give --python: %w", c.py.exe, err)
 	}
 	for _, s := range storages {
-		if err := c.imports(ctx, modules[s]); err != nil {
+		if err := c.imports(ctx, modules(s)); err != nil {
 			if s == dht || ctx.Err() != nil {
 				return fmt.Errorf("%w; run ./build.sh bench, or %s -m pip install -r tests/bench/requirements.txt and the wheel", err, c.py.exe)
 			}
@@ -210,7 +210,8 @@ func (c *comparison) fill(ctx context.Context, storage, database string) error {
 	if c.filled[key] {
 		return nil
 	}
-	name, parameters := "fill", map[string]any(nil)
+	var parameters map[string]any
+	name := "fill"
 	if database == "catalog" {
 		if err := c.buildCatalog(ctx); err != nil {
 			return err

@@ -58,13 +58,13 @@ func (a *app) core(ctx context.Context, quick bool, file string) (err error) {
 	if quick {
 		c.size = coreSizes{objects: 2000, loads: 2000, commits: 30, seconds: 1}
 	}
-	next, end := a.progress(len(coreSteps))
+	next, end := a.progress(len(coreSteps()))
 	defer end()
 	if err := c.open(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.peer.Close()) }()
-	for _, step := range coreSteps {
+	for _, step := range coreSteps() {
 		next(step.name)
 		if err := errors.Join(ctx.Err(), step.run(ctx, c)); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)

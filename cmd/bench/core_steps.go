@@ -14,12 +14,16 @@ import (
 )
 
 // coreSteps in the order in which they run: each finds the peer as the one before it left it.
-var coreSteps = []struct {
+func coreSteps() []coreStep {
+	return []coreStep{
+		{"restore", restoreAll}, {"open", reopen}, {"cold load", coldLoads}, {"load", warmLoads}, {"batch", batches},
+		{"commit", commitSizes}, {"advance", advances}, {"writers", committers},
+	}
+}
+
+type coreStep struct {
 	name string
 	run  func(context.Context, *coreRun) error
-}{
-	{"restore", restoreAll}, {"open", reopen}, {"cold load", coldLoads}, {"load", warmLoads}, {"batch", batches},
-	{"commit", commitSizes}, {"advance", advances}, {"writers", committers},
 }
 
 const (
@@ -229,7 +233,7 @@ func advances(ctx context.Context, c *coreRun) error {
 		}
 		moved += time.Since(start)
 		if !known || len(changed) != 10 {
-			return fmt.Errorf("Advance named %d changes instead of 10", len(changed))
+			return fmt.Errorf("of 10 changes Advance named %d", len(changed))
 		}
 		at = now
 	}

@@ -34,12 +34,12 @@ func TestEachRoundRunsEachWorkloadOnEachStorageOnceAndRotatesWhoIsFirst(t *testi
 }
 
 func TestAWorkloadRunsOnlyWhereItCanAndOnceIfOnceTellsAll(t *testing.T) {
-	jobs := plan(3, []workload{{name: "commit-syncs", only: embedded, once: true}}, allStorages)
-	if len(jobs) != len(embedded) {
+	jobs := plan(3, []workload{{name: "commit-syncs", only: embedded(), once: true}}, allStorages())
+	if len(jobs) != len(embedded()) {
 		t.Fatal(jobs)
 	}
 	for _, j := range jobs {
-		if j.round != 0 || !slices.Contains(embedded, j.storage) {
+		if j.round != 0 || !slices.Contains(embedded(), j.storage) {
 			t.Error(j)
 		}
 	}

@@ -24,12 +24,14 @@ type postgres struct {
 	owner    *syscall.Credential // nil: this process's
 	cmd      *exec.Cmd
 	said     bytes.Buffer
-	ended    chan error
+	ended    chan exit
 }
 
 // postgresSettings: every commit is on disk when it returns, caches are ample.
-var postgresSettings = []string{
-	"listen_addresses=", "fsync=on", "synchronous_commit=on", "full_page_writes=on", "shared_buffers=512MB", "max_wal_size=4GB", "max_connections=100",
+func postgresSettings() []string {
+	return []string{
+		"listen_addresses=", "fsync=on", "synchronous_commit=on", "full_page_writes=on", "shared_buffers=512MB", "max_wal_size=4GB", "max_connections=100",
+	}
 }
 
 // findPostgres returns the directory of the server's programs; root on Debian installs them.
@@ -68,7 +70,7 @@ func startPostgres(ctx context.Context, dir, tmpfs string) (_ *postgres, err err
 	if err != nil {
 		return nil, err
 	}
-	p := &postgres{bin: bin, dir: dir, ended: make(chan error, 1)}
+	p := &postgres{bin: bin, dir: dir, ended: make(chan exit, 1)}
 	if err := p.prepare(tmpfs); err != nil {
 		return nil, errors.Join(err, p.clean())
 	}
@@ -77,7 +79,7 @@ func startPostgres(ctx context.Context, dir, tmpfs string) (_ *postgres, err err
 		return nil, errors.Join(err, p.clean())
 	}
 	args := []string{filepath.Join(bin, "postgres"), "-D", data, "-k", dir}
-	for _, s := range postgresSettings {
+	for _, s := range postgresSettings() {
 		args = append(args, "-c", s)
 	}
 	// SIGINT is PostgreSQL's fast shutdown: it ends its sessions and its children by itself.
@@ -88,7 +90,7 @@ func startPostgres(ctx context.Context, dir, tmpfs string) (_ *postgres, err err
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("PostgreSQL: %w", err), p.clean())
 	}
-	go func() { p.ended <- p.cmd.Wait() }()
+	go func() { p.ended <- exit{p.cmd.Wait()} }()
 	if err := p.ready(ctx); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -173,7 +175,7 @@ func (p *postgres) ready(ctx context.Context) error {
 		select {
 		case ended := <-p.ended:
 			p.ended <- ended // for close
-			return fmt.Errorf("PostgreSQL ended: %v: %s", ended, tail(p.said.String()))
+			return errors.Join(fmt.Errorf("PostgreSQL ended: %s", tail(p.said.String())), ended.err)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {

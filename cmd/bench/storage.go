@@ -20,27 +20,29 @@ const (
 	sqlite      = "sqlite"
 )
 
-var allStorages = []string{dht, filestorage, zeo, postgresql, sqlite}
+func allStorages() []string { return []string{dht, filestorage, zeo, postgresql, sqlite} }
 
 // modules are what a storage needs of Python.
-var modules = map[string][]string{
-	dht:         {"zodb_dht", "ZODB"},
-	filestorage: {"ZODB"},
-	zeo:         {"ZEO"},
-	postgresql:  {"relstorage", "psycopg2"},
-	sqlite:      {"relstorage"},
+func modules(storage string) []string {
+	return map[string][]string{
+		dht:         {"zodb_dht", "ZODB"},
+		filestorage: {"ZODB"},
+		zeo:         {"ZEO"},
+		postgresql:  {"relstorage", "psycopg2"},
+		sqlite:      {"relstorage"},
+	}[storage]
 }
 
 func chooseStorages(names []string) ([]string, error) {
 	if len(names) == 0 {
-		return allStorages, nil
+		return allStorages(), nil
 	}
 	for _, name := range names {
-		if !slices.Contains(allStorages, name) {
-			return nil, usageError{fmt.Errorf("no storage is called %q; there are %s", name, strings.Join(allStorages, ", "))}
+		if !slices.Contains(allStorages(), name) {
+			return nil, usageError{fmt.Errorf("no storage is called %q; there are %s", name, strings.Join(allStorages(), ", "))}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(allStorages), func(s string) bool { return !slices.Contains(names, s) }), nil
+	return slices.DeleteFunc(allStorages(), func(s string) bool { return !slices.Contains(names, s) }), nil
 }
 
 // store is where one storage's databases live, and the server that some need to be reached.
@@ -85,7 +87,11 @@ func allocated(dir string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		total += info.Sys().(*syscall.Stat_t).Blocks * 512 // st_blocks counts 512 B, whatever the file system's block is
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("%s: the file system does not tell how many blocks it has", info.Name())
+		}
+		total += st.Blocks * 512 // st_blocks counts 512 B, whatever the file system's block is
 		return nil
 	})
 	return total, err

@@ -48,7 +48,7 @@ func (o *output) parseLine(line []byte) error {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&l); err != nil {
-		return fmt.Errorf("%w: %q: %v", errOutput, line, err)
+		return fmt.Errorf("%w: %q: %w", errOutput, line, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: %q: more than one document", errOutput, line)

@@ -54,7 +54,7 @@ func quickSizes() sizes {
 const openCacheMB = 64
 
 // embedded are the storages whose database lives in the client's process.
-var embedded = []string{dht, filestorage, sqlite}
+func embedded() []string { return []string{dht, filestorage, sqlite} }
 
 // workloads in the order in which they run: those that change a database have one of their own.
 func workloads(s sizes) []workload {
@@ -76,13 +76,13 @@ func workloads(s sizes) []workload {
 		workload{name: "commit-writers", worker: "commit-writers", database: committed,
 			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
 		workload{name: "commit-syncs", worker: "commit-syncs", database: committed, traced: true, once: true,
-			parameters: params("objects", s.objects, "count", 50), only: embedded, why: "only processes that hold their database are traced"})
+			parameters: params("objects", s.objects, "count", 50), only: embedded(), why: "only processes that hold their database are traced"})
 	for _, n := range s.opens {
 		p := params("objects", n, "cache_mb", openCacheMB, "read", min(n, 200_000), "prefix", "open")
 		all = append(all, workload{name: "open", worker: "open", database: items(n) + "-opened", parameters: p})
 		p = params("objects", n, "cache_mb", openCacheMB, "read", 0, "prefix", "open-killed")
 		all = append(all, workload{name: "open", worker: "open", database: items(n) + "-killed", parameters: p, killed: true,
-			only: embedded, why: "a killed client leaves no trace in a server's database"})
+			only: embedded(), why: "a killed client leaves no trace in a server's database"})
 	}
 	return all
 }
@@ -92,7 +92,7 @@ func items(n int) string { return fmt.Sprintf("items-%d", n) }
 func params(pairs ...any) map[string]any {
 	m := map[string]any{}
 	for i := 0; i < len(pairs); i += 2 {
-		m[pairs[i].(string)] = pairs[i+1]
+		m[fmt.Sprint(pairs[i])] = pairs[i+1]
 	}
 	return m
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -23,7 +24,7 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, nil, err
 	}
-	port, err := freePort()
+	port, err := freePort(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -35,8 +36,8 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 	if err := cmd.Start(); err != nil {
 		return nil, nil, fmt.Errorf("ZEO's server: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan exit, 1)
+	go func() { ended <- exit{cmd.Wait()} }()
 	down := func() error {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) // it may have ended by itself
 		select {
@@ -50,13 +51,13 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 	}
 	deadline := time.Now().Add(120 * time.Second) // a large database without an index takes its time
 	for {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
 		if err == nil {
 			return map[string]any{"kind": zeo, "host": "127.0.0.1", "port": port}, down, conn.Close()
 		}
 		select {
-		case err := <-ended:
-			return nil, nil, fmt.Errorf("ZEO's server ended: %v: %s", err, tail(said.String()))
+		case how := <-ended:
+			return nil, nil, errors.Join(fmt.Errorf("ZEO's server ended: %s", tail(said.String())), how.err)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
@@ -66,10 +67,17 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// exit is how a child ended.
+type exit struct{ err error }
+
+func freePort(ctx context.Context) (int, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
+	at, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return 0, errors.Join(fmt.Errorf("%s has no port", l.Addr()), l.Close())
+	}
+	return at.Port, l.Close()
 }

@@ -149,7 +149,8 @@ type report struct {
 	Packed       uint64   `json:"packed,omitempty"`  // transactions of which a pack left a part
 	Blobs        uint64   `json:"blobs"`
 	BlobSize     uint64   `json:"blob_size"`
-	Orphans      []string `json:"orphans"` // files that no revision has
+	Orphans      []string `json:"orphans"`        // files that no revision has
+	Torn         string   `json:"torn,omitempty"` // what a crash left of a write, and the open cut off: no damage
 	Damaged      []damage `json:"damaged"`
 }
 
@@ -183,6 +184,10 @@ func (a *app) verifyCommand() *cobra.Command {
 		}
 		for _, name := range r.Orphans {
 			lines = append(lines, "orphan: "+name+": no revision has this file")
+		}
+		if r.Torn != nil {
+			doc.Torn = r.Torn.String()
+			lines = append(lines, "torn: "+doc.Torn+"; nothing relied on it")
 		}
 		since := ""
 		if r.Horizon != 0 {

@@ -119,8 +119,8 @@ func mark(name, text string) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("blob directory: %w", err)
-	case strings.TrimSpace(string(raw)) != strings.TrimSpace(text):
-		return fmt.Errorf("%s says %q, not %q: %w", name, strings.TrimSpace(string(raw)), strings.TrimSpace(text), ErrForeign)
+	case strings.TrimSuffix(string(raw), "\n") != strings.TrimSuffix(text, "\n"):
+		return fmt.Errorf("%s says %q, not %q: %w", name, raw, text, ErrForeign)
 	default:
 		return nil
 	}

@@ -46,6 +46,12 @@ func (c *Corrupt) Error() string {
 	if c.File != "" {
 		return fmt.Sprintf("corrupt: %s: %v", c.File, c.Cause)
 	}
+	if c.Want == (zodb.Hash{}) { // it was lost with the row
+		if c.Oid == 0 && c.Tid == 0 {
+			return fmt.Sprintf("corrupt: %v", c.Cause)
+		}
+		return fmt.Sprintf("corrupt: oid %s at tid %s: %v", c.Oid, c.Tid, c.Cause)
+	}
 	return fmt.Sprintf("corrupt: oid %s at tid %s, sha256 %s: %v", c.Oid, c.Tid, c.Want, c.Cause)
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
@@ -213,8 +214,13 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 }
 
 // Newest calls yield with the current revision of each object in [first, end) that has one, in order, until it returns
-// false; Data belongs to the caller.
+// false; Data belongs to the caller. An object whose garbage waits for a sweep is left out, even if it has a later life. What is committed
+// or collected after the call began may be yielded as it was before.
 func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err error) {
+	var gone *roaring64.Bitmap
+	if !s.gone.empty() {
+		gone = s.gone.all() // before the iterator, which keeps seeing rows that a sweep deletes meanwhile
+	}
 	it, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: recordKey(nil, first, ^zodb.Tid(0)), UpperBound: recordKey(nil, end, ^zodb.Tid(0)),
 	})
@@ -228,11 +234,7 @@ func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err erro
 		if err != nil {
 			return err
 		}
-		gone, err := s.gone.last(rev.Oid)
-		if err != nil {
-			return err
-		}
-		if rev.Kind == zodb.WriteData && rev.Tid > gone && !yield(rev) {
+		if rev.Kind == zodb.WriteData && (gone == nil || !gone.Contains(uint64(rev.Oid))) && !yield(rev) {
 			return nil
 		}
 		ok = r.nextObject(rev.Oid)

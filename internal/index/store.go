@@ -63,6 +63,7 @@ type Store struct {
 	opened   Position // outcomes knows all positions above it
 	torn     *TornTail
 	prepared *prepared
+	damaged  []Corrupt // files, as Open found them
 	scratch  []byte
 	key      []byte
 	applies  uint64     // how often heads was brought up to date
@@ -86,6 +87,9 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.damaged, err = findDamagedManifests(cfg); err != nil {
+		return nil, err
+	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
 	db, err := s.openPebble(cfg)
 	if err != nil {
@@ -103,6 +107,9 @@ func Open(cfg Config) (*Store, error) {
 	if s.torn = torn; torn != nil {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
 			"file", torn.File, "offset", torn.Offset)
+	}
+	for i := range s.damaged {
+		cfg.Logger.Error("a file of the database is damaged; nothing that it names is missing", "error", &s.damaged[i])
 	}
 	s.opened = st.Applied
 	s.current.Store(&st)

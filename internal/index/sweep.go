@@ -142,7 +142,7 @@ func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error 
 			err = w.object(&r, zodb.Oid(next.Next()))
 			w.done++
 		}
-		if err = errors.Join(err, it.Close()); err != nil {
+		if err := errors.Join(err, it.Close()); err != nil {
 			return err
 		}
 		if err := w.flush(ctx); err != nil {
@@ -346,7 +346,7 @@ func (w *sweeper) finish(ctx context.Context) error {
 		}
 		return failed == nil
 	})
-	if err = errors.Join(failed, err); err != nil {
+	if err := errors.Join(failed, err); err != nil {
 		return err
 	}
 	now := *w.s.swept.Load()

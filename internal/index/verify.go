@@ -65,6 +65,9 @@ func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (
 	if err == nil && len(v.report.Damaged) == 0 {
 		v.compare()
 	}
+	for i := range s.damaged {
+		v.report.damaged(&s.damaged[i])
+	}
 	return v.report, err
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -45,7 +46,11 @@ func (d *directory) placeBlobs(option string) (string, error) {
 	note, have := filepath.Join(d.path, blobDirFile), filepath.Join(d.path, blobsDir)
 	raw, err := os.ReadFile(note)
 	if err == nil {
-		have = strings.TrimSuffix(string(raw), "\n")
+		text, whole := unsealText(raw)
+		if !whole {
+			return note, &index.Corrupt{File: note, Cause: errors.New("it does not have the checksum that it names; to go on, remove it and give the option blob-dir once")}
+		}
+		have = strings.TrimSuffix(text, "\n")
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return note, err
 	}
@@ -64,10 +69,11 @@ func (d *directory) placeBlobs(option string) (string, error) {
 func (d *directory) rememberBlobs(path string) error {
 	note := filepath.Join(d.path, blobDirFile)
 	raw, err := os.ReadFile(note)
-	if path+"\n" == string(raw) || errors.Is(err, fs.ErrNotExist) && path == filepath.Join(d.path, blobsDir) {
+	text := sealText(path + "\n")
+	if bytes.Equal(text, raw) || errors.Is(err, fs.ErrNotExist) && path == filepath.Join(d.path, blobsDir) {
 		return nil
 	}
-	if err := writeSynced(note+".new", []byte(path+"\n")); err != nil {
+	if err := writeSynced(note+".new", text); err != nil {
 		return err
 	}
 	if err := os.Rename(note+".new", note); err != nil {

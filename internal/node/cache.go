@@ -12,7 +12,7 @@ const (
 	cacheShards = 64
 	// entryOverhead is what an entry costs besides its data: the struct, its map and ring slots, the allocator's rounding.
 	entryOverhead = 160
-	// maxCached is the largest record kept: one must not push out a shard.
+	// maxCached is the largest record kept, or half a shard: one must not push out the others.
 	maxCached = 256 << 10
 )
 
@@ -22,6 +22,7 @@ const (
 type recordCache struct {
 	shards [cacheShards]shard
 	limit  int          // bytes a shard
+	most   int          // bytes of the largest record kept
 	ahead  atomic.Int64 // records that were read ahead and then used; readahead takes them
 }
 
@@ -46,6 +47,7 @@ type cached struct {
 
 func newRecordCache(bytes int64) *recordCache {
 	c := &recordCache{limit: int(bytes / cacheShards)}
+	c.most = min(maxCached, c.limit/2)
 	for i := range c.shards {
 		c.shards[i].entries = make(map[zodb.Oid]*cached)
 	}
@@ -98,7 +100,7 @@ func (c *recordCache) begin(oid zodb.Oid) uint64 {
 
 // fill keeps what was read from the state, unless the shard's objects changed since begin. rev.Data may not be written after it.
 func (c *recordCache) fill(rev *index.Revision, begun uint64) {
-	if len(rev.Data) > maxCached {
+	if len(rev.Data) > c.most {
 		return
 	}
 	until := zodb.MaxTid
@@ -130,7 +132,7 @@ func (c *recordCache) beginAll() (begun [cacheShards]uint64) {
 
 // fillAhead keeps a current revision that nobody asked for, where there is none of the object. It takes rev.Data over.
 func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64) {
-	if len(rev.Data) > maxCached {
+	if len(rev.Data) > c.most {
 		return
 	}
 	n := shardOf(rev.Oid)
@@ -149,7 +151,7 @@ func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid, staged map[zodb.Oid
 		s := c.shard(oid)
 		s.mu.Lock()
 		s.closes++
-		if data, ok := staged[oid]; ok && len(data) <= maxCached {
+		if data, ok := staged[oid]; ok && len(data) <= c.most {
 			s.put(&cached{oid: oid, tid: tid, until: zodb.MaxTid, data: data}, c.limit)
 		} else if e := s.entries[oid]; e != nil && e.until > tid {
 			e.until = tid

@@ -19,11 +19,11 @@ import (
 
 // A peer directory:
 //
-//	format   three lines of text: "zodb_dht peer directory", "format 1", "group <32 hex digits>"; written last of all when a
+//	format   lines of text: "zodb_dht peer directory", "format 1", "group <32 hex digits>", sealed; written last of all when a
 //	         directory is made, so that one without it holds nothing that was ever acknowledged
 //	lock     locked (flock) while a process serves the directory; its content is that process' pid
 //	db/      Pebble
-//	blobs/   the blob directory (internal/blob), unless blob-dir says where it is: a path and a newline
+//	blobs/   the blob directory (internal/blob), unless blob-dir says where it is: a path and a newline, sealed
 const (
 	formatFile    = "format"
 	lockFile      = "lock"
@@ -138,6 +138,9 @@ func (d *directory) readFormat(create bool) error {
 	if version > formatVersion {
 		return fmt.Errorf("%s has format %d, this program knows %d: %w", d.path, version, formatVersion, index.ErrNewerFormat)
 	}
+	if _, whole := unsealText(raw); !whole { // behind the version: a newer program may seal otherwise
+		return d.badFormat("it does not have the checksum that it names")
+	}
 	group, err := hex.DecodeString(strings.TrimPrefix(lines[2], "group "))
 	if err != nil || len(group) != len(d.group) {
 		return d.badFormat("its group id is unreadable")
@@ -182,7 +185,7 @@ func (d *directory) found() error {
 		return err
 	}
 	name := filepath.Join(d.path, formatFile)
-	text := fmt.Appendf(nil, "%s\nformat %d\ngroup %s\n", formatTitle, formatVersion, hex.EncodeToString(d.group[:]))
+	text := sealText(fmt.Sprintf("%s\nformat %d\ngroup %s\n", formatTitle, formatVersion, hex.EncodeToString(d.group[:])))
 	if err := writeSynced(name+".new", text); err != nil {
 		return pathError(name, err)
 	}

@@ -30,7 +30,7 @@ func Verify(ctx context.Context, dir string, progress func(done, total uint64)) 
 	return report, errors.Join(err, n.Close())
 }
 
-// Verify is index.Store.Verify on an open peer, and reads every blob's file.
+// Verify is index.Store.Verify on an open peer, and reads every blob's file. Damage that the open met and went on from is in the report, too.
 func (n *Node) Verify(ctx context.Context, progress func(done, total uint64)) (r Report, err error) {
 	if err := n.enter(); err != nil {
 		return Report{}, err
@@ -38,6 +38,11 @@ func (n *Node) Verify(ctx context.Context, progress func(done, total uint64)) (r
 	defer n.calls.RUnlock()
 	if r.Report, err = n.store.Verify(ctx, progress); err != nil {
 		return r, err
+	}
+	if damage := n.log.Damaged(); damage != nil {
+		if err := r.Note(damage); err != nil {
+			return r, err
+		}
 	}
 	return r, n.verifyBlobs(ctx, &r, progress)
 }

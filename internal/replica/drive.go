@@ -109,6 +109,7 @@ func (r *Replica) send(m *raftpb.Message) {
 // serve is the driver's goroutine: it drives whatever no caller drives.
 func (r *Replica) serve() {
 	defer close(r.driven)
+	defer r.quiet()
 	for {
 		select {
 		case <-r.kick:
@@ -122,6 +123,23 @@ func (r *Replica) serve() {
 		if r.failure() != nil {
 			return
 		}
+	}
+}
+
+// quiet waits for a caller who still drives when the replica breaks: Close gives back what he works on.
+func (r *Replica) quiet() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.mu.driving {
+		r.mu.idle.Wait()
+	}
+}
+
+// release gives the drive up. REQUIRES: r.mu.
+func (r *Replica) release() {
+	r.mu.driving = false
+	if r.mu.err != nil {
+		r.mu.idle.Broadcast()
 	}
 }
 
@@ -206,7 +224,7 @@ func filledBy(size, writes int) int { return 2*size + rowBytes*(writes+4) }
 func (r *Replica) leave() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.driving = false
+	r.release()
 }
 
 // round starts one append, applies what earlier ones made committed while the disk syncs it, and then lets raft answer. It reports
@@ -268,11 +286,11 @@ func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err e
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed) {
-		r.mu.driving = false
+		r.release()
 		return nil, nil, nil
 	}
 	if own != nil && own.given && (len(r.mu.queue) > 0 || r.mu.waiting[own.id] == nil) {
-		r.mu.driving = false
+		r.release()
 		if r.mu.err != nil || len(r.mu.queue)+len(r.mu.appends)+len(r.mu.applies) > 0 {
 			r.wake()
 		}
@@ -287,11 +305,14 @@ func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err e
 	r.placed()
 	appends, applies = r.mu.appends, r.mu.applies
 	r.mu.appends, r.mu.applies = nil, nil
-	r.mu.driving = len(appends)+len(applies) > 0
-	if !r.mu.driving && own != nil && r.mu.err != nil {
+	if len(appends)+len(applies) > 0 {
+		return appends, applies, nil
+	}
+	r.release()
+	if own != nil && r.mu.err != nil {
 		r.wake() // the goroutine has to see the end, too
 	}
-	return appends, applies, nil
+	return nil, nil, nil
 }
 
 // placed tells Open when this voter knows its leader and what was committed before is applied. REQUIRES: r.mu.

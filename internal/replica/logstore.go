@@ -25,6 +25,7 @@ type logStore struct {
 	*raft.MemoryStorage
 	db       *pebble.DB
 	mark     *mark  // nil: none is kept
+	damaged  error  // the mark, as Open found it
 	id       uint64 // random: an incarnation of this voter
 	conf     *raftpb.ConfState
 	hard     *raftpb.HardState // what the row says, or is about to
@@ -73,7 +74,8 @@ func (l *logStore) openMark(cfg Config) error {
 			" or cut; to go on with what is left, remove %s", last, m.last, m.name), m.close())
 	}
 	if !sound {
-		cfg.Logger.Warn("a part of the log's mark is unreadable; the log is held to the promise before it", "file", m.name, "promised", m.last, "last", last)
+		l.damaged = corrupt(m.name, "a slot of the log's mark is unreadable; the log was held to the promise before it, entry %d", m.last)
+		cfg.Logger.Warn("damage that loses nothing", "error", l.damaged, "last", last)
 	}
 	l.mark = m
 	return nil

@@ -69,7 +69,9 @@ func (r *Replica) propose(p *proposal) (drives bool, err error) {
 	if r.mu.driving { // the driver looks again
 		return false, nil
 	}
-	if p.restore || len(p.entry) > maxOwn || !r.roomFor(len(p.entry)) {
+	// Whatever else is there is the goroutine's, which was woken for it: it may be large, and its room was not asked for.
+	alone := len(r.mu.queue) == 1 && len(r.mu.appends)+len(r.mu.applies) == 0
+	if p.restore || !alone || len(p.entry) > maxOwn || !r.roomFor(len(p.entry)) {
 		r.wake()
 		return false, nil
 	}

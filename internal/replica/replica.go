@@ -148,7 +148,7 @@ type Replica struct {
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
 		restored  error                    // the first failure of a restore, until it is told
-		idle      sync.Cond                // signalled when restoring falls, or err is set
+		idle      sync.Cond                // signalled when restoring falls, err is set, or with err set the drive is given up
 	}
 }
 
@@ -232,6 +232,9 @@ func (r *Replica) Status() Status {
 	}
 }
 
+// Damaged is what Open found of the log's files: it goes on without, and verify tells. nil: nothing.
+func (r *Replica) Damaged() error { return r.log.damaged }
+
 // Poison ends all acknowledgements, for good. It waits for nothing and may be called from anywhere, more than once, also by
 // one that Pebble will never let return.
 func (r *Replica) Poison(err error) { r.end(&Broken{Cause: err}) }
@@ -264,8 +267,8 @@ func (r *Replica) failure() error {
 	return r.mu.err
 }
 
-// Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver is
-// waited for unless a call into Pebble was parked, perhaps the driver's.
+// Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver,
+// the goroutine or a caller, is waited for unless a call into Pebble was parked, perhaps the driver's.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()

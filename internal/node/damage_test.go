@@ -1,0 +1,107 @@
+package node_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
+)
+
+// edited makes a peer, closes it, and changes one of its files.
+func edited(t *testing.T, name string, edit func(string) string, more ...func(*node.Config)) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	n, err := tryOpen(dir, more...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, n, write(1, 0, "a"))
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(edit(string(raw))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func replace(old, by string) func(string) string {
+	return func(s string) string { return strings.Replace(s, old, by, 1) }
+}
+
+func TestAFormatFileThatIsNotWholeIsRefused(t *testing.T) {
+	for what, edit := range map[string]func(string) string{
+		"another title":           replace("peer", "Peer"),
+		"no version":              replace("format 1", "format I"),
+		"version 0":               replace("format 1", "format 0"),
+		"another group":           func(s string) string { return s[:45] + string(s[45]^1) + s[46:] },
+		"another checksum":        func(s string) string { return s[:len(s)-2] + string(s[len(s)-2]^1) + "\n" },
+		"no checksum":             func(s string) string { return strings.Split(s, "crc32c")[0] },
+		"cut":                     func(s string) string { return s[:len(s)-1] },
+		"something behind":        func(s string) string { return s + "x" },
+		"nothing":                 func(string) string { return "" },
+		"a line in another place": replace("format 1\n", "format 1\n\n"),
+	} {
+		dir := edited(t, "format", edit)
+		_, err := tryOpen(dir)
+		var c *index.Corrupt
+		if !errors.As(err, &c) || c.File != filepath.Join(dir, "format") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := tryOpen(edited(t, "format", replace("format 1", "format 2"))); !errors.Is(err, index.ErrNewerFormat) {
+		t.Error(err)
+	}
+}
+
+func TestABlobDirFileThatIsNotWholeIsRefused(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	at := func(c *node.Config) { c.BlobDir = elsewhere }
+	for what, edit := range map[string]func(string) string{
+		"another path": replace("elsewhere", "elsewhera"),
+		"no checksum":  func(s string) string { return strings.Split(s, "crc32c")[0] },
+		"nothing":      func(string) string { return "" },
+	} {
+		dir := edited(t, "blob-dir", edit, at)
+		for _, option := range []func(*node.Config){func(*node.Config) {}, at} {
+			var c *index.Corrupt
+			if _, err := tryOpen(dir, option); !errors.As(err, &c) || c.File != filepath.Join(dir, "blob-dir") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		// What the error proposes.
+		if err := os.Remove(filepath.Join(dir, "blob-dir")); err != nil {
+			t.Fatal(err)
+		}
+		n, err := tryOpen(dir, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(elsewhere); err != nil { // the next peer is another one
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestVerifyNamesAMarkWithAnUnreadableSlot(t *testing.T) {
+	for _, at := range []int{0, 10, 23, 24, 47} {
+		dir := edited(t, "db/mark", func(s string) string { return s[:at] + string(s[at]^1) + s[at+1:] })
+		for i, want := range []int{1, 0} { // the open writes it anew
+			r, err := node.Verify(ctx, dir, nil)
+			if err != nil || len(r.Damaged) != want || want == 1 && r.Damaged[0].File != filepath.Join(dir, "db", "mark") {
+				t.Errorf("byte %d, verify %d: %v %v", at, i, r.Damaged, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package replica_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
+	"github.com/zodb-dht/zodb_dht/internal/zodb"
+)
+
+// told is a commit that was acknowledged.
+type told struct {
+	oid zodb.Oid
+	tid zodb.Tid
+}
+
+// propose commits a new object, and calls between before its Finish.
+func (p *peer) propose(ctx context.Context, oid zodb.Oid, size int, between func()) (told, error) {
+	x := txn(write(oid, 0, string(binary.BigEndian.AppendUint64(make([]byte, size), uint64(oid)))))
+	if stale, err := p.Vote(context.Background(), x); err != nil || stale != nil {
+		return told{}, fmt.Errorf("%v: %w", stale, err)
+	}
+	between()
+	o, err := p.Finish(ctx, x.ID)
+	if err == nil && o.Verdict != index.Committed {
+		err = fmt.Errorf("verdict %d", o.Verdict)
+	}
+	return told{oid, o.Tid}, err
+}
+
+func (p *peer) holds(t *testing.T, all []told) {
+	t.Helper()
+	for _, a := range all {
+		if rev, err := p.store.LoadSerial(a.oid, a.tid); err != nil || binary.BigEndian.Uint64(rev.Data[len(rev.Data)-8:]) != uint64(a.oid) {
+			t.Errorf("LOST: oid %s at tid %s: %v", a.oid, a.tid, err)
+		}
+	}
+}
+
+// Callers drive, leave, queue behind each other and give up, with entries of all sizes and restores between: each gets an answer,
+// what was acknowledged is there, and what was in doubt is found by its id or never comes.
+func TestProposersWithContextsThatEndAllGetTheirAnswer(t *testing.T) {
+	fs := vfs.NewMem()
+	p := open(t, fs, true)
+	const callers, each = 12, 40
+	var mu sync.Mutex
+	var all []told
+	var doubts []zodb.TxnID
+	var wg sync.WaitGroup
+	for caller := range callers {
+		wg.Go(func() {
+			draw := rand.New(rand.NewPCG(1, uint64(caller)))
+			for i := range each {
+				oid := zodb.Oid(1 + caller*each + i)
+				size := []int{10, 10, 10, 60_000, 1_200_000}[draw.IntN(5)]
+				if draw.IntN(4) == 0 {
+					if _, err := p.NewOids(context.Background(), 1); err != nil {
+						t.Error(err)
+					}
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				between := func() {}
+				if draw.IntN(2) == 0 {
+					between = func() { go cancel() } // before, during or after it
+				}
+				a, err := p.propose(ctx, oid, size, between)
+				var doubt *replica.InDoubt
+				mu.Lock()
+				switch {
+				case err == nil:
+					all = append(all, a)
+				case errors.As(err, &doubt):
+					doubts = append(doubts, doubt.Txn)
+				case !errors.Is(err, context.Canceled):
+					t.Error(err)
+				}
+				mu.Unlock()
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	for _, id := range doubts {
+		if o, ok, err := p.Outcome(context.Background(), id); err != nil || ok && o.Verdict != index.Committed {
+			t.Error(o, ok, err)
+		}
+	}
+	p.holds(t, all)
+	if n := p.Status().Reservations; n != 0 {
+		t.Errorf("%d reservations are left", n)
+	}
+	p.close(t)
+	p = open(t, fs, false)
+	defer p.close(t)
+	p.holds(t, all)
+	if len(all) < callers {
+		t.Errorf("only %d were acknowledged", len(all))
+	}
+}
+
+// committers commit from several threads until an error, which each returns.
+func (p *peer) committers(threads, size int, each func(told)) (all []told, errs []error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for thread := range threads {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				a, err := p.propose(context.Background(), zodb.Oid(1+thread*1_000_000+i), 10+i%7*size, func() {})
+				mu.Lock()
+				if err != nil {
+					errs = append(errs, err)
+					mu.Unlock()
+					return
+				}
+				all = append(all, a)
+				mu.Unlock()
+				each(a)
+			}
+		})
+	}
+	wg.Wait()
+	return all, errs
+}
+
+func TestACloseWhileCallersDriveEndsThemAll(t *testing.T) {
+	for _, threads := range []int{1, 2, 8} {
+		for round := range 10 {
+			fs := vfs.NewMem()
+			p := open(t, fs, true)
+			var n atomic.Int64
+			under := make(chan struct{})
+			closed := make(chan error)
+			go func() {
+				<-under
+				closed <- p.Close()
+			}()
+			all, errs := p.committers(threads, 3000, func(told) {
+				if n.Add(1) == int64(1+round*3) {
+					close(under)
+				}
+			})
+			if err := errors.Join(<-closed, p.store.Close()); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range errs {
+				if !errors.Is(err, replica.ErrClosed) {
+					t.Errorf("%d threads, round %d: %v", threads, round, err)
+				}
+			}
+			p = open(t, fs, false)
+			p.holds(t, all)
+			p.close(t)
+		}
+	}
+}
+
+func isLogSync(op errorfs.Op) bool {
+	sync := op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
+	return sync && strings.HasSuffix(filepath.Base(op.Path), ".log")
+}
+
+// A sync that fails under a caller who drives poisons the replica for everybody; a crash then keeps all that was acknowledged.
+func TestASyncThatFailsUnderACallerLosesNothingAcknowledged(t *testing.T) {
+	for _, threads := range []int{1, 3} {
+		for at := range int64(12) {
+			mem := vfs.NewCrashableMem()
+			var counting atomic.Bool
+			var n atomic.Int64
+			p := open(t, errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if counting.Load() && isLogSync(op) && n.Add(1) > at {
+					return syscall.EIO
+				}
+				return nil
+			})), true)
+			counting.Store(true)
+			all, errs := p.committers(threads, 0, func(told) {}) // so small that no log is full: see TestMain
+			for _, err := range errs {
+				var broken *replica.Broken
+				if !errors.As(err, &broken) || !errors.Is(err, syscall.EIO) {
+					t.Errorf("%d threads, sync %d: %v", threads, at, err)
+				}
+			}
+			crashed := mem.CrashClone(vfs.CrashCloneCfg{})
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+			_ = p.store.Close() // it may well fail: the disk did
+			p = open(t, crashed, false)
+			p.holds(t, all)
+			if len(all) < int(at) {
+				t.Errorf("%d threads: %d commits with %d syncs", threads, len(all), at)
+			}
+			p.close(t)
+		}
+	}
+}
+
+// What a caller works on is not taken from under him: Close of a replica that somebody else broke waits until he has left.
+func TestACloseWaitsForACallerWhoDrivesABrokenReplica(t *testing.T) {
+	var holding, released atomic.Bool
+	inside, release := make(chan struct{}), make(chan struct{})
+	p := open(t, errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if isLogSync(op) && holding.CompareAndSwap(true, false) {
+			close(inside)
+			<-release
+		}
+		return nil
+	})), true)
+	holding.Store(true)
+	finished := make(chan error)
+	go func() {
+		_, err := p.propose(context.Background(), 1, 10, func() {})
+		finished <- err
+	}()
+	<-inside
+	p.Poison(errors.New("by somebody else"))
+	closed := make(chan bool)
+	go func() {
+		err := p.Close()
+		closed <- err == nil && released.Load()
+	}()
+	for range 100_000 {
+		runtime.Gosched() // a Close that does not wait would be through
+	}
+	released.Store(true)
+	close(release)
+	var broken *replica.Broken
+	if err := <-finished; !errors.As(err, &broken) {
+		t.Errorf("a commit was acknowledged after the poison, or: %v", err)
+	}
+	if !<-closed {
+		t.Error("Close did not wait")
+	}
+	_ = p.store.Close()
+}

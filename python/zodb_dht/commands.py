@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         for name, text in names:
             sub.add_argument(name.lower(), metavar=name, help=text)
         sub.add_argument("--section", metavar="NAME", help="which of several storages of the ZConfig file")
-        sub.add_argument("--verify", action="store_true", help="at the end compare every record of both")
+        sub.add_argument("--blob-dir", metavar="BLOBS", help="the directory of the Data.fs's blobs")
+        sub.add_argument("--verify", action="store_true", help="at the end compare every record and blob of both")
         sub.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
@@ -102,7 +103,7 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
     with contextlib.ExitStack() as stack:
         if options.verb == "import":
             with conversion.Complaints() as complaints:
-                source = open_place(options.source, section=options.section)
+                source = open_place(options.source, section=options.section, blob_dir=options.blob_dir)
                 stack.callback(source.close)
             complaints.check(options.source)
             destination: Any = DHTStorage(options.dir, shared=True)
@@ -110,7 +111,7 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
         else:
             source = DHTStorage(options.dir, create=False, read_only=True, shared=True)
             stack.callback(source.close)
-            destination = open_place(options.dest, write=True, section=options.section)
+            destination = open_place(options.dest, write=True, section=options.section, blob_dir=options.blob_dir)
             stack.callback(destination.close)
         conversion.check_places(source, destination)
         yield source, destination
@@ -128,21 +129,39 @@ def _convert(options: argparse.Namespace) -> int:
         verified = conversion.verify(source, destination, bar.step) if options.verify else None
         last = destination.lastTransaction()
     document: dict[str, Any] = {
-        "copied": {"transactions": copied.transactions, "records": copied.records, "bytes": copied.size},
+        "copied": {
+            "transactions": copied.transactions,
+            "records": copied.records,
+            "bytes": copied.size,
+            "blobs": copied.blobs,
+            "blobs_without_file": copied.without_file,
+        },
         "already_there": copied.already_there,
         "last_tid": f"0x{last.hex()}",
         "verified": None,
         "seconds": round(time.monotonic() - started, 3),
     }
+    newest = "none" if last == z64 else readable_tid_repr(last)
     lines = [
-        f"{copied.transactions} transactions copied, {copied.records} records, {copied.size} bytes;"
-        f" {copied.already_there} were there; last {'none' if last == z64 else readable_tid_repr(last)}"
+        f"{copied.transactions} transactions copied, {copied.records} records, {copied.size} bytes,"
+        f" {copied.blobs} blobs; {copied.already_there} were there; last {newest}"
     ]
     if verified is not None:
         report, digest = verified
-        document["verified"] = {"transactions": report.transactions, "records": report.records, "sha256": digest}
+        document["verified"] = {
+            "transactions": report.transactions,
+            "records": report.records,
+            "blobs": report.blobs,
+            "sha256": digest,
+        }
         lines.append(
-            f"verified: {report.transactions} transactions, {report.records} records are equal, sha256 {digest}"
+            f"verified: {report.transactions} transactions, {report.records} records, {report.blobs} blobs are equal,"
+            f" sha256 {digest}"
+        )
+    if copied.without_file:
+        print(
+            f"zodb-dht: {copied.without_file} revisions of blobs have no file in the source, and have none in the copy",
+            file=sys.stderr,
         )
     print(json.dumps(document, indent=2) if options.json else "\n".join(lines))
     return DONE

@@ -18,6 +18,7 @@ from typing import Any
 from persistent.timestamp import TimeStamp
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
+from ZODB.POSException import Unsupported
 from ZODB.utils import oid_repr, z64
 
 from .errors import DHTError, Mismatch, NotAPrefix, OptionError, POSKeyError, Unreadable
@@ -36,6 +37,8 @@ class Report:
     transactions: int = 0
     records: int = 0
     size: int = 0  # bytes of all records
+    blobs: int = 0  # files
+    without_file: int = 0  # revisions of blobs that the source has no file for
     last: bytes = z64
 
 
@@ -119,7 +122,7 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
             )
         if tid == last:  # now: a FileStorage's records can't be read any more once its iterator has ended
             try:
-                _compare(tid, original, copy)
+                _compare(tid, source, original, destination, copy)
             except Mismatch as e:
                 raise NotAPrefix(f"the last transaction of both differs: {e}", tid=last) from None
         report.already_there += 1
@@ -168,7 +171,9 @@ def restore(
         destination.tpc_begin(transaction, tid, transaction.status)
         try:
             for record in transaction:
-                filename = _blob_file(source, destination, record)
+                filename = None
+                if is_blob_record(record.data):
+                    filename = _copy_of_blob(source, destination, record, report)
                 if filename is None:
                     destination.restore(record.oid, tid, record.data, "", record.data_txn, transaction)
                 else:
@@ -185,26 +190,56 @@ def restore(
         progress("copy", tid)
 
 
-def _blob_file(source: Any, destination: Any, record: Any) -> str | None:
-    """A copy of the file of a blob's record, on destination's disk and its to take; None if there is none."""
-    if not is_blob_record(record.data):
-        return None
-    if not IBlobStorageRestoreable.providedBy(destination) or not hasattr(source, "loadBlob"):
-        raise OptionError(f"oid {oid_repr(record.oid)} is a blob: both storages need a directory of blobs")
+def blob_file(storage: Any, oid: bytes, tid: bytes) -> str | None:
+    """The file of a blob's revision; None if it was lost, or never there. OptionError: storage keeps no blobs."""
+    load_blob = getattr(storage, "loadBlob", None)
     try:
-        original: str = source.loadBlob(record.oid, record.tid)
-    except POSKeyError:  # a blob that was created and never written to, or a file that was lost
-        log.warning("the source has no file for the blob %s at 0x%s", oid_repr(record.oid), record.tid.hex())
+        if load_blob is not None:
+            return str(load_blob(oid, tid))
+    except POSKeyError:
         return None
+    except (TypeError, Unsupported):  # of a FileStorage, a ClientStorage that was opened without a directory
+        log.debug("loadBlob of %s", oid_repr(oid), exc_info=True)
+    raise OptionError(
+        f"oid {oid_repr(oid)} is a blob, and {_name(storage)} was opened without a directory of blobs"
+        " (--blob-dir of a Data.fs, blob-dir in a ZConfig file)"
+    )
+
+
+def _name(storage: Any) -> str:
+    get_name = getattr(storage, "getName", None)
+    return "the source" if get_name is None else str(get_name())
+
+
+def _copy_of_blob(source: Any, destination: Any, record: Any, report: Report) -> str | None:
+    """A copy of the file of a blob's record, on destination's disk and its to take; None if there is none."""
+    original = blob_file(source, record.oid, record.tid)
+    if original is None:
+        missing_file(record.oid, record.tid, report)
+        return None
+    if not IBlobStorageRestoreable.providedBy(destination):
+        blob_file(destination, record.oid, record.tid)  # says what it lacks
+        raise OptionError(f"oid {oid_repr(record.oid)} is a blob: {destination.getName()} can't take it with its tid")
     handle, name = tempfile.mkstemp(dir=destination.temporaryDirectory())
     copy = str(name)
     os.close(handle)
-    shutil.copyfile(original, copy)
+    try:
+        shutil.copyfile(original, copy)
+    except BaseException:
+        os.remove(copy)
+        raise
+    report.blobs += 1
     return copy
 
 
+def missing_file(oid: bytes, tid: bytes, report: Report) -> None:
+    """A blob's revision is copied without a file: said at the end, since it may be a wrong directory."""
+    report.without_file += 1
+    log.warning("the source has no file for the blob %s at 0x%s", oid_repr(oid), tid.hex())
+
+
 def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, str]:
-    """Compare every transaction of destination, its metadata and each record's bytes, with source's; Mismatch.
+    """Compare destination's transactions, their metadata and all bytes of records and blobs, with source's; Mismatch.
 
     Returns what was compared and a sha-256 over it: equal for equal histories, whatever storages hold them. What source
     has committed since the copy is not looked at.
@@ -217,8 +252,9 @@ def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, s
         if tid != copy.tid:
             found = "ends" if tid is None else f"has 0x{tid.hex()}"
             raise Mismatch(f"the destination has transaction 0x{copy.tid.hex()} where the source {found}", tid=copy.tid)
-        for oid, data in _compare(copy.tid, original, copy):
-            digest.update(copy.tid + oid + (b"-" if data is None else hashlib.sha256(data).digest()))
+        for oid, data, content in _compare(copy.tid, source, original, destination, copy):
+            digest.update(copy.tid + oid + (b"-" if data is None else hashlib.sha256(data).digest()) + content)
+            report.blobs += len(content) > 0
             report.records += 1
             report.size += len(data or b"")
         report.transactions += 1
@@ -230,8 +266,10 @@ def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, s
     return report, digest.hexdigest()
 
 
-def _compare(tid: bytes, original: Any, copy: Any) -> list[tuple[bytes, bytes | None]]:
-    """The records of both, in order of their oids; Mismatch."""
+def _compare(
+    tid: bytes, source: Any, original: Any, destination: Any, copy: Any
+) -> list[tuple[bytes, bytes | None, bytes]]:
+    """(oid, data, hash of its blob's file or b"") of all records, equal in both, in order of the oids; Mismatch."""
     for name in ("user", "description"):
         if _bytes(getattr(original, name)) != _bytes(getattr(copy, name)):
             raise Mismatch(f"transaction 0x{tid.hex()}: another {name}", tid=tid)
@@ -249,7 +287,27 @@ def _compare(tid: bytes, original: Any, copy: Any) -> list[tuple[bytes, bytes | 
             raise Mismatch(f"transaction 0x{tid.hex()}: {where} lacks oid {oid_repr(oid)}", oid=oid, tid=tid)
         if want[oid] != have[oid]:
             raise Mismatch(f"transaction 0x{tid.hex()}: oid {oid_repr(oid)} has other data", oid=oid, tid=tid)
-    return sorted(have.items())
+    found = []
+    for oid, data in sorted(have.items()):
+        content = b""
+        if data is not None and is_blob_record(data):
+            content = _hash_of(blob_file(destination, oid, tid))
+            if content != _hash_of(blob_file(source, oid, original.tid)):
+                raise Mismatch(
+                    f"transaction 0x{tid.hex()}: the blob {oid_repr(oid)} has another file", oid=oid, tid=tid
+                )
+        found.append((oid, data, content))
+    return found
+
+
+def _hash_of(filename: str | None) -> bytes:
+    if filename is None:
+        return b""
+    found = hashlib.sha256()
+    with open(filename, "rb") as f:
+        while some := f.read(1 << 20):
+            found.update(some)
+    return found.digest()
 
 
 def _bytes(text: bytes | str) -> bytes:

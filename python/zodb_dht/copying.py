@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ZODB.blob import is_blob_record
-from ZODB.utils import oid_repr, readable_tid_repr
+from ZODB.utils import readable_tid_repr
 
-from .conversion import Complaints, Progress, Report
-from .errors import DHTError, POSKeyError, Unreadable, Unsupported, Usage
+from .conversion import Complaints, Progress, Report, blob_file, missing_file
+from .errors import DHTError, Unreadable, Usage
 from .peer import Peer
 from .tpc import metadata
 
 log = logging.getLogger(__name__)
-
-LoadBlob = Callable[[bytes, bytes], str]
 
 
 def print_transaction(what: str, tid: bytes) -> None:
@@ -38,7 +36,6 @@ def copy_transactions(
     copied where that can't be, so that the source's stay as they are. After an error those before it are there, each
     whole.
     """
-    load_blob: LoadBlob | None = getattr(source, "loadBlob", None)
     waiting: _Copy | None = None  # the core reads its blobs while the next one's are fetched
     copying: _Copy | None = None
     try:
@@ -46,22 +43,21 @@ def copy_transactions(
             for tid, transaction in transactions:
                 complaints.check(f"before transaction 0x{tid.hex()}")
                 copying = _Copy(tid, transaction, peer, complaints)
-                copying.stage(load_blob)
-                if waiting is not None:
-                    whole, waiting = waiting, None
-                    whole.restore(report, progress)
+                copying.stage(source, report)
+                ready, waiting = waiting, None
+                if ready is not None:
+                    ready.restore(report, progress)
                 waiting, copying = copying, None
-            if waiting is not None:
-                waiting.restore(report, progress)
+            ready, waiting = waiting, None
+            if ready is not None:
+                ready.restore(report, progress)
             complaints.check(f"after transaction 0x{report.last.hex()}")
-    except BaseException as e:
+    except BaseException:
         try:
-            if waiting is not None and isinstance(e, Unreadable):  # it came before what can't be read
-                whole, waiting = waiting, None
-                whole.restore(report, progress)
-            for copy in (waiting, copying):
-                if copy is not None:
-                    copy.abort()
+            if copying is not None:
+                copying.abort()
+            if waiting is not None:  # it was read whole, before what failed
+                waiting.restore(report, progress)
             peer.node.drain()  # so that the error finds a storage at rest
         except Exception:
             log.debug("drain after a failed copy", exc_info=True)
@@ -86,35 +82,39 @@ class _Copy:
             raise Unreadable(f"{self._where}: {e or type(e).__name__}", tid=tid) from e
         complaints.check(self._where)
         self._staged = False
+        self._blobs = 0
 
-    def stage(self, load_blob: LoadBlob | None) -> None:
+    def stage(self, source: Any, report: Report) -> None:
         """Hand the files of the transaction's blobs over."""
         for oid, data in self._writes.items():
             if data is None or not is_blob_record(data):
                 continue
-            if load_blob is None:
-                raise Unsupported(f"oid {oid_repr(oid)} is a blob, and the source is no blob storage")
-            try:
-                filename = load_blob(oid, self._transaction.tid)
-            except POSKeyError:  # a blob that was created and never written to, or a file that was lost
-                log.warning("the source has no file for the blob %s at %s", oid_repr(oid), self._transaction.tid.hex())
+            filename = blob_file(source, oid, self._transaction.tid)
+            if filename is None:
+                missing_file(oid, self._transaction.tid, report)
                 continue
             self._staged = True
             self._peer.node.stage_blob(self._id, oid, os.path.abspath(filename), True)
+            self._blobs += 1
 
     def restore(self, report: Report, progress: Progress | None) -> None:
+        """Queue it. An error takes the files back, too."""
         transaction, writes = self._transaction, self._writes
         try:
             self._peer.node.restore(
                 self._id, self._tid, transaction.status, *metadata(transaction), list(writes.items())
             )
-        except Usage as e:  # no oid or tid
-            raise Unreadable(f"{self._where}: {e}", tid=self._tid) from e
+        except BaseException as e:
+            self.abort()
+            if isinstance(e, Usage):  # no oid or tid
+                raise Unreadable(f"{self._where}: {e}", tid=self._tid) from e
+            raise
         self._staged = False
         if writes:
             self._peer.used_oid(max(writes))
         report.transactions += 1
         report.records += len(writes)
+        report.blobs += self._blobs
         report.size += sum(len(data) for data in writes.values() if data is not None)
         report.last = self._tid
         if progress is not None:

@@ -21,32 +21,41 @@ SCHEMA = """
 """
 
 
-def open_place(place: str, *, write: bool = False, section: str | None = None) -> Any:
+def open_place(place: str, *, write: bool = False, section: str | None = None, blob_dir: str | None = None) -> Any:
     """Open the storage that place names; the caller closes it. OptionError says what place could be, and is not.
 
-    section picks one of several storages or databases of a ZConfig file by its name.
+    section picks one of several storages or databases of a ZConfig file by its name. blob_dir is where the blobs of a
+    Data.fs are; URIs and ZConfig files say that themselves.
     """
+    path = Path(place)
+    if "://" not in place and not path.is_dir() and _is_data_fs(path, write):
+        return _data_fs(place, write, blob_dir)
+    if blob_dir is not None:
+        raise OptionError(f"{place}: --blob-dir goes with a Data.fs; a URI or a ZConfig file names its own")
     if "://" in place:
         return _uri(place)
-    path = Path(place)
     if path.is_dir():
         raise OptionError(f"{place}: a directory; want a Data.fs, a URI (dht:///directory) or a ZConfig file")
-    if not path.exists():
-        if not write:
-            raise OptionError(f"{place}: there is no such file")
-        return _data_fs(place, write)
-    with path.open("rb") as f:
-        start = f.read(4)
-    if start in DATA_FS or not start:
-        return _data_fs(place, write)
     return _zconfig(place, section)
 
 
-def _data_fs(place: str, write: bool) -> Any:
+def _is_data_fs(path: Path, write: bool) -> bool:
+    if not path.exists():
+        if not write:
+            raise OptionError(f"{path}: there is no such file")
+        return True
+    with path.open("rb") as f:
+        start = f.read(4)
+    return start in DATA_FS or not start
+
+
+def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
     from ZODB.FileStorage import FileStorage
 
+    if blob_dir is not None and not write and not os.path.isdir(blob_dir):  # it would be made
+        raise OptionError(f"--blob-dir: {blob_dir}: there is no such directory")
     try:
-        return FileStorage(os.path.abspath(place), read_only=not write)
+        return FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
     except Exception as e:  # damage has many classes, some of them that of a wrong value
         raise Unreadable(f"{place}: it can't be opened: {e or type(e).__name__}") from e
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TypeVar
 
-from ZEO.tests import CommitLockTests, IterationTests, ThreadTests, testZEO
+from ZEO.tests import Cache, CommitLockTests, IterationTests, ThreadTests, testZEO
 from ZODB.tests import (
     BasicStorage,
     ConflictResolution,
@@ -51,16 +51,21 @@ SUITES: tuple[type, ...] = (
     ThreadTests.ThreadTests,
     IterationTests.IterationTests,
     testZEO.MiscZEOTests,
+    Cache.TransUndoStorageWithCache,
+    testZEO.FullGenericTests,
+    testZEO.CommonBlobTests,
+    testZEO.BlobAdaptedFileStorageTests,
 )
 
 # Tests of the suites above that can't run yet.
 WAITING: dict[str, str] = {}
 
-BLOB_SUITE = "storage_reusable_suite"
-"""ZODB.tests.testblob's, a function that makes a suite: test_blobs.py."""
-
-# Suites about nothing but what can't run yet. PackableStorage.IExternalGC_suite is a function.
-WAITING_SUITES: dict[type, str] = {}
+BLOB_SUITE, GC_SUITE, HISTORICAL_SUITE = MADE = (
+    "storage_reusable_suite",
+    "IExternalGC_suite",
+    "testhistoricalconnections",
+)
+"""Functions that make a suite: ZODB.tests.testblob's, PackableStorage's, and a test_suite: test_made.py."""
 
 
 def tests_of(suite: type) -> list[str]:

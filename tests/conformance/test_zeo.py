@@ -5,21 +5,10 @@ Wired as ZEO/tests/testZEO.py does for FileStorage.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import pytest
-from ZEO.tests import CommitLockTests, IterationTests, ThreadTests, testZEO
-from ZODB.tests import (
-    BasicStorage,
-    ConflictResolution,
-    IteratorStorage,
-    MTStorage,
-    ReadOnlyStorage,
-    RecoveryStorage,
-    RevisionStorage,
-    StorageTestBase,
-    Synchronization,
-)
+from ZEO.tests import testZEO
+from ZODB.tests import RecoveryStorage, StorageTestBase
 from ZODB.tests.hexstorage import HexStorage
 
 from .suites import with_checks
@@ -28,42 +17,51 @@ SECTION = """
     <dhtstorage 1>
       path {path}
       shared on
+      {options}
     </dhtstorage>
 """
 
 
-@pytest.fixture(autouse=True)
-def _spawned_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    # ZEO forks its test servers otherwise, and a child of a process that has a peer open may have none.
-    monkeypatch.setenv("ZEO_PROCESS_TYPE", "spawn")
+def config(path: str = "peer", options: str = "", around: str = "{}") -> str:
+    return f"%import zodb_dht\n{around.format(SECTION.format(path=path, options=options))}"
 
 
-def config(section: str) -> str:
-    return f"%import zodb_dht\n{section}"
+EMPTY = {"testPackUndoLog": "ZEO leaves it empty, and runs it as checkPackUndoLog"}
 
 
 @with_checks
-class TestZEO(
-    testZEO.GenericTestBase,
-    BasicStorage.BasicStorage,
-    Synchronization.SynchronizedStorage,
-    MTStorage.MTStorage,
-    ReadOnlyStorage.ReadOnlyStorage,
-    ConflictResolution.ConflictResolvingStorage,
-    RevisionStorage.RevisionStorage,
-    IteratorStorage.IteratorStorage,
-    CommitLockTests.CommitLockVoteTests,
-    ThreadTests.ThreadTests,
-    IterationTests.IterationTests,
-    testZEO.MiscZEOTests,
-):
-    """Clients of a server, as ZEO's FullGenericTests."""
+class TestZEO(testZEO.BlobAdaptedFileStorageTests):
+    """All of ZEO's; blobs are sent to the clients and kept in their caches."""
 
-    open = testZEO.GenericTests.open
-    _do_store_in_separate_thread = testZEO.GenericTests._do_store_in_separate_thread
+    not_here: ClassVar[dict[str, str]] = EMPTY
 
     def getConfig(self) -> str:
-        return config(SECTION.format(path="peer"))
+        return config(options="blob-dir blobs")
+
+
+@with_checks
+class TestZEOHex(testZEO.FullGenericTests):
+    """A wrapper at the clients, and its counterpart at the server, which resolves conflicts."""
+
+    not_here: ClassVar[dict[str, str]] = EMPTY
+    use_extension_bytes = True
+
+    def getConfig(self) -> str:
+        return config(around="%import ZODB.tests\n<serverhexstorage>{}</serverhexstorage>")
+
+    def _wrap_client(self, client: Any) -> Any:
+        return HexStorage(client)
+
+
+@with_checks
+class TestZEOSharedBlobs(testZEO.GenericTestBase, testZEO.CommonBlobTests):
+    """Blobs in a directory that the clients have in common with the server."""
+
+    blob_cache_dir = "blobs"
+    shared_blob_dir = True
+
+    def getConfig(self) -> str:
+        return config(options="blob-dir blobs")
 
 
 @with_checks
@@ -71,27 +69,7 @@ class TestZEOResolvingAtTheClient(testZEO.ClientConflictResolutionTests):
     """Conflicts come back to the client, which has the classes."""
 
     def getConfig(self) -> str:
-        return config(SECTION.format(path="peer"))
-
-
-@with_checks
-class TestZEOHex(
-    testZEO.GenericTestBase,
-    BasicStorage.BasicStorage,
-    ConflictResolution.ConflictResolvingStorage,
-    RevisionStorage.RevisionStorage,
-    IteratorStorage.IteratorStorage,
-):
-    """A wrapper at the clients, and its counterpart at the server, which resolves conflicts."""
-
-    use_extension_bytes = True
-
-    def getConfig(self) -> str:
-        section = f"%import ZODB.tests\n<serverhexstorage>{SECTION.format(path='peer')}</serverhexstorage>"
-        return config(section)
-
-    def _wrap_client(self, client: Any) -> Any:
-        return HexStorage(client)
+        return config()
 
 
 @with_checks
@@ -106,4 +84,4 @@ class TestZEORecovery(StorageTestBase.StorageTestBase, RecoveryStorage.RecoveryS
 
     def getConfig(self) -> str:
         self._peers += 1
-        return config(SECTION.format(path=f"peer{self._peers}"))
+        return config(f"peer{self._peers}")

@@ -6,6 +6,7 @@ import itertools
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ZODB.blob import Blob, BlobFile, copyTransactionsFromTo
 from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
-from ZODB.POSException import ConflictError, POSKeyError
+from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
+from ZODB.serialize import referencesf
 from ZODB.utils import p64, z64
-from zodb_dht import DHTStorage
+from zodb_dht import DHTStorage, packing
 from zodb_dht.errors import Closed, Corrupt, ReadOnlyError, Unreadable, Usage
 from zope.interface.verify import verifyObject
 
@@ -334,7 +336,7 @@ def test_a_failed_copy_leaves_no_file(storage: DHTStorage, tmp_path: Path) -> No
         storage.copyTransactionsFrom(Failing())
     committed = [t.tid for t in storage.iterator()]
     names = [name for name in files(storage.fshelper.base_dir) if not name.endswith(".blob")]
-    assert len(committed) == 1 and names == []
+    assert len(committed) == 2 and names == []
     db.close()
 
 
@@ -408,4 +410,43 @@ def test_undo_brings_the_file_back_and_an_abort_leaves_none(storage: DHTStorage)
     with db.transaction() as connection, connection.root()["blob"].open() as f:
         assert f.read() == b"third"
     assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"second", b"second", b"third", b"third"]
+    db.close()
+
+
+def test_a_blob_of_an_old_snapshot_is_readable_until_the_sweep(storage: DHTStorage) -> None:
+    db = DB(storage)
+    with db.transaction() as connection:
+        connection.root()["blob"] = Blob(b"old")
+    manager = transaction.TransactionManager(explicit=True)
+    manager.begin()
+    reader = db.open(manager)
+    blob = reader.root()["blob"]
+    blob._p_activate()
+    revision = (blob._p_oid, blob._p_serial)
+    with db.transaction() as connection, connection.root()["blob"].open("w") as f:
+        f.write(b"new")
+    found: list[bytes] = []
+
+    def look(*_: Any) -> None:
+        try:
+            with reader._storage.openCommittedBlobFile(*revision) as f:
+                found.append(f.read())
+        except ReadConflictError:
+            found.append(b"conflict")
+
+    look()
+    assert packing.pack(
+        storage._peer.node, packing.tid_of(time.time()), referencesf, look
+    )  # its own reader: no waiting
+    look()
+    readable = found.count(b"old")
+    assert readable > 1, "it was not looked at while the pack ran"
+    assert found == [b"old"] * readable + [b"conflict"] * (len(found) - readable)
+    assert found[-1] == b"conflict"
+    manager.abort()
+    manager.begin()
+    with reader.root()["blob"].open() as f:
+        assert f.read() == b"new"
+    manager.abort()
+    reader.close()
     db.close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/node"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -27,11 +28,11 @@ func (s service) loadPinned(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) packBegin(ctx context.Context, r *request) ([]byte, error) {
-	to, gc, thread := r.tid(), r.byte() != 0, r.uint64()
+	to, refs, thread := r.tid(), node.References(r.byte()), r.uint64()
 	if r.err != nil {
 		return nil, r.err
 	}
-	begun, err := s.n.PackBegin(ctx, to, gc, thread)
+	begun, err := s.n.PackBegin(ctx, to, refs, thread)
 	if begun {
 		return []byte{1}, err
 	}

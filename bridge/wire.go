@@ -39,7 +39,7 @@ import (
 //	outcome       txn id 16                 -> verdict 1 (1 committed, 2 refused), tid | nothing: unknown
 //	advance       reader, thread, prev (all ones: none) -> now, known 1, per change: oid, tid
 //	unpin         reader                    -> nothing
-//	pack_begin    to, gc 1, thread          -> begun 1
+//	pack_begin    to, references 1, thread  -> begun 1      references: 0 none, 1 the caller's, 2 ZODB's
 //	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
 //	pack_end      -                         -> nothing
 //	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing

@@ -66,7 +66,7 @@ func packTime(c *cobra.Command, days float64, to string) (time.Time, error) {
 func (a *app) pack(ctx context.Context, n *node.Node, dir string, at time.Time) error {
 	doc := packed{Path: dir, Before: n.DiskSize()}
 	var err error
-	if doc.Packed, err = n.PackBegin(ctx, zodb.TidFromTime(at), false, 0); err != nil {
+	if doc.Packed, err = n.PackBegin(ctx, zodb.TidFromTime(at), node.NoReferences, 0); err != nil {
 		return fmt.Errorf("pack %s: %w", dir, err)
 	}
 	defer n.PackEnd()

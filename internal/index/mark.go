@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 
 // Marks finds what can be reached: from the root, over what was current at a survey's position, and from every record after
 // it. Its caller is handed records, finds the references in them, and hands those back, until no record is left; what is
-// current at the position and unmarked then is garbage. Records are handed out in rounds by rising oid, so that most of
+// current at the position and unmarked then is garbage. With Search, only records that zodb.Scanner does not know are handed out. Records are handed out in rounds by rising oid, so that most of
 // them are neighbours of the one before. Memory: sets of oids as in Survey, and one batch. One goroutine uses it.
 type Marks struct {
 	s      *Store
@@ -27,6 +28,10 @@ type Marks struct {
 	followed []Change          // revisions of later transactions, to be handed out
 	scanned  zodb.Tid          // the last transaction whose records were handed out, or are about to be
 	records  uint64
+
+	search  bool // by scanner, before the caller
+	scanner zodb.Scanner
+	refs    []zodb.Oid // of one record
 }
 
 const (
@@ -50,45 +55,59 @@ func (s *Store) NewMarks(v *Survey) (*Marks, error) {
 	return m, nil
 }
 
-// Next returns records to find references in, about size bytes of them at most, but one at least; none: all that was marked was
-// handed out.  The caller owns them.
-func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, err error) {
+// Search is called before Next, where references are those that ZODB.serialize.referencesf yields.
+func (m *Marks) Search() { m.search = true }
+
+// Next reads about size bytes of records at most, but one record at least, and returns those to find references in. done: all that
+// was marked was handed out, or searched. The caller owns them.
+func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, done bool, err error) {
 	it, err := m.s.db.NewIter(recordBounds())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	r := reading{iter: it}
 	take := func() error {
-		rev, err := r.revision(true, false)
-		if err == nil && rev.Kind == zodb.WriteData {
-			size -= len(rev.Data) + 64
-			batch = append(batch, rev)
+		rev, err := r.revision(false, false)
+		if err != nil || rev.Kind != zodb.WriteData {
+			return err
 		}
-		return err
+		size -= rev.Size + 64
+		m.records++
+		val := it.Value() // revision looked for its error
+		rev.Data = val[len(val)-rev.Size:]
+		if m.search {
+			var known bool
+			if m.refs, known = m.scanner.References(m.refs[:0], rev.Data); known {
+				m.Refer(m.refs)
+				return nil
+			}
+		}
+		rev.Data = bytes.Clone(rev.Data)
+		batch = append(batch, rev)
+		return nil
 	}
 	for size > 0 && ctx.Err() == nil {
 		if len(m.followed) > 0 {
 			c := m.followed[0]
 			if ok, err := r.seek(c.Oid, c.Tid); !ok {
-				return nil, fmt.Errorf("mark oid %s: %w", c.Oid, errors.Join(m.s.blame(c.Oid, err), it.Error()))
+				return nil, false, fmt.Errorf("mark oid %s: %w", c.Oid, errors.Join(m.s.blame(c.Oid, err), it.Error()))
 			}
 			if err := take(); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			m.followed = m.followed[1:]
 			continue
 		}
 		oid, ok := m.next()
 		if !ok {
-			break
+			return batch, true, nil
 		}
 		if err := m.object(&r, oid, &size, take); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	m.records += uint64(len(batch))
-	return batch, ctx.Err()
+	return batch, false, ctx.Err()
 }
 
 // next is the object at hand.
@@ -173,10 +192,10 @@ func (m *Marks) Follow(to zodb.Tid) error {
 	})
 }
 
-// Scanned is the last transaction that the marks take account of, once Next returns nothing.
+// Scanned is the last transaction that the marks take account of, once Next is done.
 func (m *Marks) Scanned() zodb.Tid { return m.scanned }
 
-// Records is how many records were handed out.
+// Records is how many records were handed out, or searched.
 func (m *Marks) Records() uint64 { return m.records }
 
 // Progress is how many of the objects at the position are marked, and how many there are.

@@ -122,7 +122,7 @@ func (g *graph) collect(to zodb.Tid, meanwhile int) map[zodb.Oid]bool {
 		g.rt.Fatal(err)
 	}
 	for {
-		batch, err := marks.Next(ctx, 1)
+		batch, done, err := marks.Next(ctx, 1)
 		if err != nil {
 			g.rt.Fatal(err)
 		}
@@ -133,7 +133,7 @@ func (g *graph) collect(to zodb.Tid, meanwhile int) map[zodb.Oid]bool {
 			meanwhile--
 			g.commit(g.draw("writes meanwhile"))
 		}
-		if len(batch) > 0 {
+		if !done || len(batch) > 0 {
 			continue
 		}
 		if last := g.s.Stats().LastTid; last > marks.Scanned() {

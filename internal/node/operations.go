@@ -74,7 +74,7 @@ type Operations interface {
 	// Outcome looks up a transaction of unknown outcome.
 	Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool, error)
 	// PackBegin starts a pack; PackStep drives it to its end, PackEnd gives it up. See pack.go.
-	PackBegin(ctx context.Context, to zodb.Tid, gc bool, thread uint64) (begun bool, err error)
+	PackBegin(ctx context.Context, to zodb.Tid, refs References, thread uint64) (begun bool, err error)
 	PackStep(ctx context.Context, refs []zodb.Oid) (PackStep, error)
 	PackEnd()
 	Close() error

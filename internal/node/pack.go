@@ -55,6 +55,7 @@ type packing struct {
 type packJob struct {
 	to     zodb.Tid
 	gc     bool
+	search bool // for references, here
 	thread uint64
 	phase  string
 	survey *index.Survey
@@ -72,10 +73,18 @@ func (j *packJob) look(n *Node) {
 	j.phase, j.survey = phaseSurvey, n.store.NewSurvey(j.to)
 }
 
-// PackBegin starts a pack to the position `to`, or to the last transaction if that is older; gc: objects that the root does
-// not reach go, too. false: there is nothing to do, as after a later pack. ErrPacking: another one is under way. thread is the
+// References says whether a pack removes the objects that the root does not reach, too, and who finds the references.
+type References uint8
+
+const (
+	NoReferences    References = iota // no garbage is looked for
+	CallersOwn                        // the caller, in every record
+	ZODBsReferences                   // as ZODB.serialize.referencesf: here, and the caller in records that are not known with certainty
+)
+
+// PackBegin starts a pack to the position `to`, or to the last transaction if that is older. false: there is nothing to do, as after a later pack. ErrPacking: another one is under way. thread is the
 // caller's, for Pin.
-func (n *Node) PackBegin(_ context.Context, to zodb.Tid, gc bool, thread uint64) (bool, error) {
+func (n *Node) PackBegin(_ context.Context, to zodb.Tid, refs References, thread uint64) (bool, error) {
 	if err := n.enterWrite(); err != nil {
 		return false, err
 	}
@@ -87,7 +96,8 @@ func (n *Node) PackBegin(_ context.Context, to zodb.Tid, gc bool, thread uint64)
 	}
 	to = min(to, n.Visible())
 	st := n.store.Stats()
-	job := &packJob{to: to, gc: gc, thread: thread, phase: phaseSurvey}
+	gc := refs != NoReferences
+	job := &packJob{to: to, gc: gc, search: refs == ZODBsReferences, thread: thread, phase: phaseSurvey}
 	// What an earlier pack left is swept first: a survey would take rows for current that are garbage already.
 	sweep, compact := n.store.Unswept()
 	job.only = to < st.Horizon || to == st.Horizon && (!gc || st.Fence >= to)
@@ -163,7 +173,9 @@ func (j *packJob) lookAround(ctx context.Context, n *Node) (PackStep, error) {
 	j.begin(phaseWait, n)
 	if j.gc {
 		j.phase = phaseMark
-		j.marks, err = n.store.NewMarks(j.survey)
+		if j.marks, err = n.store.NewMarks(j.survey); err == nil && j.search {
+			j.marks.Search()
+		}
 	}
 	return step, err
 }
@@ -173,23 +185,30 @@ func (j *packJob) begin(phase string, n *Node) {
 	j.until = time.Now().Add(time.Duration(n.cfg.PackWait))
 }
 
-// records hands out what there is to search.
-func (j *packJob) records(ctx context.Context, refs []zodb.Oid, n *Node) (step PackStep, err error) {
+// records searches what there is, for a while at most, and hands out what its caller has to search. done: for now, that was all.
+func (j *packJob) records(ctx context.Context, refs []zodb.Oid, n *Node) (step PackStep, done bool, err error) {
 	j.marks.Refer(refs)
 	step.Phase = phaseMark
-	step.Records, err = j.marks.Next(ctx, stepBytes)
-	if last := n.store.Stats().LastTid; err == nil && len(step.Records) == 0 && last > j.marks.Scanned() {
-		if err = j.marks.Follow(last); err == nil {
-			step.Records, err = j.marks.Next(ctx, stepBytes)
+	followed := false
+	for begun := time.Now(); err == nil && !done && len(step.Records) == 0 && time.Since(begun) < stepWait; {
+		var all bool
+		step.Records, all, err = j.marks.Next(ctx, stepBytes)
+		if err != nil || !all || len(step.Records) > 0 {
+			continue
+		}
+		if last := n.store.Stats().LastTid; !followed && last > j.marks.Scanned() {
+			followed, err = true, j.marks.Follow(last)
+		} else {
+			done = true
 		}
 	}
 	step.Done, step.Total = j.marks.Progress()
-	return step, err
+	return step, done, err
 }
 
 func (j *packJob) mark(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep, error) {
-	step, err := j.records(ctx, refs, n)
-	if err == nil && len(step.Records) == 0 {
+	step, done, err := j.records(ctx, refs, n)
+	if err == nil && done {
 		j.begin(phaseWait, n)
 	}
 	return step, err
@@ -230,8 +249,8 @@ func (j *packJob) toSweep(n *Node) {
 // list logs garbage lists, and searches what was committed since, in turns.
 func (j *packJob) list(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep, error) {
 	for begun := time.Now(); time.Since(begun) < stepWait; refs = nil {
-		step, err := j.records(ctx, refs, n)
-		if err != nil || len(step.Records) > 0 {
+		step, done, err := j.records(ctx, refs, n)
+		if err != nil || !done {
 			return step, err
 		}
 		list, next, err := j.marks.Garbage(j.next)

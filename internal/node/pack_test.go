@@ -12,9 +12,9 @@ import (
 )
 
 // packed drives a pack to its end, or until it says stop; nothing refers to anything.
-func packed(t *testing.T, n *node.Node, to zodb.Tid, gc bool, stop func(node.PackStep) bool) {
+func packed(t *testing.T, n *node.Node, to zodb.Tid, refs node.References, stop func(node.PackStep) bool) {
 	t.Helper()
-	begun, err := n.PackBegin(ctx, to, gc, 0)
+	begun, err := n.PackBegin(ctx, to, refs, 0)
 	if err != nil || !begun {
 		t.Fatal(begun, err)
 	}
@@ -33,12 +33,12 @@ func TestAPackInterruptedAfterItsHorizonIsFinishedByTheNextOpen(t *testing.T) {
 	n := open(t, dir)
 	tid := commit(t, n, write(0, 0, "a"))
 	commit(t, n, write(0, tid, "b"))
-	packed(t, n, zodb.MaxTid, false, func(s node.PackStep) bool { return s.Phase == "log" })
+	packed(t, n, zodb.MaxTid, node.NoReferences, func(s node.PackStep) bool { return s.Phase == "log" })
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	n = open(t, dir)
-	begun, err := n.PackBegin(ctx, 0, false, 0) // nothing new, but it waits for what the open began
+	begun, err := n.PackBegin(ctx, 0, node.NoReferences, 0) // nothing new, but it waits for what the open began
 	for step := (node.PackStep{Finished: !begun}); err == nil && !step.Finished; {
 		step, err = n.PackStep(ctx, nil)
 	}
@@ -53,18 +53,18 @@ func TestAPackInterruptedAfterItsHorizonIsFinishedByTheNextOpen(t *testing.T) {
 func TestASecondPackIsRefusedUntilTheFirstIsGivenUp(t *testing.T) {
 	n := open(t, t.TempDir())
 	commit(t, n, write(0, 0, "a"))
-	if begun, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); err != nil || !begun {
+	if begun, err := n.PackBegin(ctx, zodb.MaxTid, node.CallersOwn, 0); err != nil || !begun {
 		t.Fatal(begun, err)
 	}
-	if _, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); !errors.Is(err, node.ErrPacking) {
+	if _, err := n.PackBegin(ctx, zodb.MaxTid, node.CallersOwn, 0); !errors.Is(err, node.ErrPacking) {
 		t.Fatal(err)
 	}
 	n.PackEnd()
 	if _, err := n.PackStep(ctx, nil); !errors.Is(err, node.ErrUsage) {
 		t.Fatal(err)
 	}
-	packed(t, n, zodb.MaxTid, true, nil)
-	if begun, err := n.PackBegin(ctx, zodb.MaxTid, true, 0); err != nil || begun {
+	packed(t, n, zodb.MaxTid, node.CallersOwn, nil)
+	if begun, err := n.PackBegin(ctx, zodb.MaxTid, node.CallersOwn, 0); err != nil || begun {
 		t.Fatal("there was something to pack", err)
 	}
 }
@@ -77,7 +77,7 @@ func TestChangesFromBeforeAPackAreUnknownOnceTheRingForgotThem(t *testing.T) {
 	if _, changed, known, err := n.Advance(ctx, first); err != nil || !known || len(changed) != 1 {
 		t.Fatal(changed, known, err)
 	}
-	packed(t, n, zodb.MaxTid, false, nil)
+	packed(t, n, zodb.MaxTid, node.NoReferences, nil)
 	if err := n.Close(); err != nil { // the ring begins anew
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestATransactionFromBeforeAGarbageCollectionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(t, n, write(0, first, "b"))
-	packed(t, n, zodb.MaxTid, true, nil)
+	packed(t, n, zodb.MaxTid, node.CallersOwn, nil)
 	if _, err := n.Finish(ctx, voted.ID, false); !errors.Is(err, replica.ErrBehind) {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestAPinIsWaitedForUnlessItIsTheCallersOwn(t *testing.T) {
 		t.Fatal(now, err)
 	}
 	second := commit(t, n, write(0, first, "b"))
-	if begun, err := n.PackBegin(ctx, second, false, thread); err != nil || !begun {
+	if begun, err := n.PackBegin(ctx, second, node.NoReferences, thread); err != nil || !begun {
 		t.Fatal(begun, err)
 	}
 	for range 2 { // survey, wait
@@ -129,7 +129,7 @@ func TestAPinIsWaitedForUnlessItIsTheCallersOwn(t *testing.T) {
 	}
 	n.PackEnd()
 	waited := 0
-	packed(t, n, zodb.MaxTid, false, func(s node.PackStep) bool {
+	packed(t, n, zodb.MaxTid, node.NoReferences, func(s node.PackStep) bool {
 		if s.Phase == "wait" && s.Total > 0 {
 			waited++
 			if rev, err := n.LoadPinned(ctx, 0, first); err != nil || string(rev.Data) != "a" {

@@ -76,8 +76,10 @@ class Node:
     def drain(self) -> None: ...
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """("committed", tid) | ("refused", z64) | None: unknown."""
-    def pack_begin(self, to: bytes, gc: bool) -> bool:
-        """Start a pack to a tid; False: nothing to do. This thread's own views are not waited for."""
+    def pack_begin(self, to: bytes, gc: bool, zodbs: bool) -> bool:
+        """Start a pack to a tid; False: nothing to do. This thread's own views are not waited for.
+
+        zodbs: references are what ZODB.serialize.referencesf finds; pack_step hands out what is not certainly that."""
     def pack_step(self, refs: bytes) -> tuple[str, int, int, bool, list[tuple[bytes, bytes, bytes]]]:
         """(phase, done, total, finished, records (oid, tid, data)).
 

@@ -1,5 +1,7 @@
 """Pack: the core finds and deletes what is superseded; references are found here, by the caller's function.
 
+ZODB's own function the core has, too: then only records that it does not know with certainty come here.
+
 A pack goes in steps, so that it shows how far it is and can be interrupted between any two. An interrupted one has
 either changed nothing, or the core goes on with what is left of it.
 """
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from persistent.timestamp import TimeStamp
+from ZODB.serialize import referencesf as _ZODBS
 from ZODB.utils import oid_repr, tid_repr, z64
 
 from .errors import Closed, Failed, Usage
@@ -44,7 +47,7 @@ def horizon(node: Node) -> bytes:
 
 def pack(node: Node, to: bytes, referencesf: References | None, progress: Progress | None = None) -> bool:
     """Pack to a tid; with referencesf, remove garbage, too. False if there was nothing to do."""
-    if not node.pack_begin(to, referencesf is not None):
+    if not node.pack_begin(to, referencesf is not None, referencesf is _ZODBS):
         log.info("nothing to pack: %s is not after the last pack", tid_repr(to))
         return False
     refs = b""

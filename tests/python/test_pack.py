@@ -282,7 +282,7 @@ def test_a_closed_storage_goes_on_with_a_sweep(open_storage: Opener) -> None:
     site.commit(a=PersistentMapping())
     site.commit(a=None)
     node = site.storage._peer.node
-    assert node.pack_begin(site.storage.lastTransaction(), False)
+    assert node.pack_begin(site.storage.lastTransaction(), False, False)
     for _ in range(100):
         phase, *_rest = node.pack_step(b"")
         if phase == "log":

@@ -120,7 +120,7 @@ func checkLive(t *testing.T, n *node.Node, oid zodb.Oid) {
 // refer packs with garbage collection; the root refers to live.
 func refer(t *testing.T, n *node.Node, live []zodb.Oid) {
 	t.Helper()
-	begun, err := n.PackBegin(ctx, zodb.MaxTid, true, 0)
+	begun, err := n.PackBegin(ctx, zodb.MaxTid, node.CallersOwn, 0)
 	if err != nil || !begun {
 		t.Fatal(begun, err)
 	}

@@ -52,6 +52,7 @@ type Store struct {
 	cache  *pebble.Cache
 	broken atomic.Bool
 	fence  fence
+	opts   *pebble.Options
 	fs     vfs.FS
 	dir    string
 	blobs  func(context.Context, []Revision) error // Config.Sweeping
@@ -161,6 +162,8 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		// level: a site is small until its first large compaction.
 		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.GoodCompression }
 	}
+	s.opts = opts.Clone()
+	s.opts.EnsureDefaults()
 	type opening struct {
 		db  *pebble.DB
 		err error

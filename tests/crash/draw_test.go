@@ -39,9 +39,8 @@ func (n name) id() (id zodb.TxnID) {
 	return id
 }
 
-// draw returns the transaction without Floor, Tid and bases. Most objects are small, some larger than a WAL block (32 KiB),
-// few larger than two. No more:
-// for a damaged block Pebble tries each bit of its first 40 KiB, which takes minutes for a large one.
+// draw returns the transaction without Floor, Tid and bases. Most objects are small, some half as large as a WAL block (32 KiB), few
+// larger. No more: for a damaged block Pebble tries each bit of its first 40 KiB, which takes seconds for a large one, at each read.
 func (n name) draw() zodb.Txn {
 	r := n.source()
 	t := zodb.Txn{ID: n.id(), Status: ' ', User: []byte("crash"), Description: n.bytes(r, r.IntN(40)), Extension: []byte{}}
@@ -58,9 +57,9 @@ func (n name) draw() zodb.Txn {
 		size := 20 + r.IntN(600)
 		switch r.IntN(100) {
 		case 0:
-			size = 70_000 + r.IntN(40_000)
+			size = 33_000 + r.IntN(8_000)
 		case 1, 2, 3:
-			size = 30_000 + r.IntN(10_000)
+			size = 12_000 + r.IntN(8_000)
 		}
 		data := n.bytes(r, size)
 		t.Writes = append(t.Writes, zodb.Write{Oid: oid, Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)})

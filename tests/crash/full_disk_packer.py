@@ -19,7 +19,7 @@ from zodb_dht import DHTStorage
 
 
 def fill(path: str, ballast: str, left: int) -> None:
-    """Take all of the disk but `left` bytes. The peer's compactions may come first with a part of it: then it is full."""
+    """Take all of the disk but `left` bytes, or what the peer's own compactions leave of them."""
     free = os.statvfs(path)
     with contextlib.suppress(OSError), open(ballast, "wb") as f:
         f.write(b"\1" * max(0, free.f_bavail * free.f_bsize - left))

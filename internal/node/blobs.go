@@ -101,7 +101,8 @@ func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, 
 	}
 	defer n.calls.RUnlock()
 	rev, err := n.store.LoadSerial(oid, tid)
-	if errors.Is(err, index.ErrNotFound) { // a snapshot from before a pack may still see it
+	hidden := errors.Is(err, index.ErrNotFound)
+	if hidden { // a snapshot from before a pack may still see it
 		if rev, err = n.store.LoadPinned(oid, tid); err == nil && rev.Tid != tid {
 			err = index.ErrNotFound
 		}
@@ -115,7 +116,11 @@ func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, 
 	if err != nil {
 		return "", err
 	}
-	return n.blobs.Look(oid, tid, rev.Blob)
+	path, err := n.blobs.Look(oid, tid, rev.Blob)
+	if err != nil && hidden { // the sweep removes files before their rows
+		err = &PackedAway{Oid: oid, At: tid, Horizon: n.store.Stats().Horizon}
+	}
+	return path, err
 }
 
 // removeBlobs removes the files of revisions that a sweep is about to delete.

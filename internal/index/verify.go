@@ -212,7 +212,7 @@ func (v *verifier) transaction(h *Header, bases []zodb.Tid) error {
 }
 
 // unhashed names the records of a transaction whose hash no row has: they are not what was written. It reports whether there are any.
-func (v *verifier) unhashed(tid zodb.Tid, writes []zodb.Write) (any bool, err error) {
+func (v *verifier) unhashed(tid zodb.Tid, writes []zodb.Write) (found bool, err error) {
 	for i := range writes {
 		w := &writes[i]
 		if w.Kind != zodb.WriteData {
@@ -221,19 +221,19 @@ func (v *verifier) unhashed(tid zodb.Tid, writes []zodb.Write) (any bool, err er
 		_, closer, err := v.s.db.Get(hashKey(nil, w.Hash, w.Oid, tid))
 		switch {
 		case errors.Is(err, pebble.ErrNotFound):
-			any = true
+			found = true
 			v.report.damaged(&Corrupt{Oid: w.Oid, Tid: tid, Cause: fmt.Errorf("the record is not the one that was written: its bytes have the CID %s", w.Hash.CID())})
 		case err != nil:
 			if err := v.report.Note(damage(w.Oid, tid, err)); err != nil {
-				return any, err
+				return found, err
 			}
 		default:
 			if err := closer.Close(); err != nil {
-				return any, err
+				return found, err
 			}
 		}
 	}
-	return any, nil
+	return found, nil
 }
 
 // tables reads each block of each table once: what no record's reading came by, such as the rows that find records by their hashes.

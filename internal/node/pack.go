@@ -76,6 +76,7 @@ func (j *packJob) look(n *Node) {
 // References says whether a pack removes the objects that the root does not reach, too, and who finds the references.
 type References uint8
 
+// Who finds references.
 const (
 	NoReferences    References = iota // no garbage is looked for
 	CallersOwn                        // the caller, in every record

@@ -36,7 +36,8 @@ func (s *Scanner) References(dst []Oid, data []byte) (oids []Oid, ok bool) {
 		return dst, false
 	}
 	s.data, s.at, s.memo, s.oids = data, 0, s.memo[:0], dst
-	ok = s.pickle() && s.pickle()
+	class := s.pickle()
+	ok = class && s.pickle() // the state
 	oids, s.oids, s.data = s.oids, nil, nil
 	if !ok {
 		return oids[:len(dst)], false
@@ -153,7 +154,8 @@ func (s *Scanner) step(op byte) bool {
 	case opLong4, opBinString, opBinUnicode, opBinBytes:
 		return s.counted(op, 4)
 	case opGlobal:
-		return s.line() && s.line() && s.push(value{kind: none})
+		module := s.line()
+		return module && s.line() && s.push(value{kind: none})
 	case opBinGet, opBinPut:
 		return s.memoize(op == opBinPut, 1)
 	case opLongBinGet, opLongBinPut:

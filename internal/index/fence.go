@@ -75,7 +75,11 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 		f.fence.park(fmt.Errorf("make %s: %w", name, err))
 		return nil, err
 	}
-	return &fencedLog{File: file, name: name, fence: f.fence}, nil
+	log := &fencedLog{File: file, name: name, fence: f.fence}
+	if info, err := file.Stat(); err == nil {
+		log.length = info.Size() // a recycled one has bytes already
+	}
+	return log, nil
 }
 
 type fencedDir struct {
@@ -92,11 +96,26 @@ func (d *fencedDir) Sync() error {
 	return nil
 }
 
+// fencedLog is a write-ahead log. It keeps up to zeroAhead bytes of zeros behind what was written: a sync that need not make the
+// file longer takes two thirds of the time (measured on ext4; docs/adr/0002). Pebble reads zeros as the end of the log.
 type fencedLog struct {
 	vfs.File
 	name  string
 	fence *fence
+
+	// Written by Pebble's one writer of the log, one call at a time.
+	written  int64 // offset of the next write
+	length   int64 // of the file, zeros or an older log's bytes included
+	unsynced int64 // written since the last sync
 }
+
+const (
+	// firstZeros and zeroAhead are how many zeros are written at once: a small site's log stays small.
+	firstZeros = 64 << 10
+	zeroAhead  = 256 << 10
+)
+
+var zeros [zeroAhead]byte // never written to
 
 // failed breaks the store before Pebble hears of the error.
 func (l *fencedLog) failed(what string, err error) error {
@@ -108,7 +127,21 @@ func (l *fencedLog) failed(what string, err error) error {
 }
 
 func (l *fencedLog) Write(p []byte) (int, error) {
+	end := l.written + int64(len(p))
+	// A long write without a sync, an import's, does not wait for the disk: it would only write everything twice.
+	if l.unsynced += int64(len(p)); end > l.length && l.unsynced <= zeroAhead && !l.fence.down.Load() {
+		n := int64(zeroAhead)
+		if l.length < zeroAhead {
+			n = firstZeros
+		}
+		// Zeros begin behind this write, so that nothing of it is written twice. If they fail, e.g. on a full disk, what they were for may still succeed.
+		if done, _ := l.WriteAt(zeros[:n], end); done == int(n) {
+			l.length = end + n
+		}
+	}
 	n, err := l.File.Write(p)
+	l.written += int64(n)
+	l.length = max(l.length, l.written)
 	return n, l.failed("write", err)
 }
 
@@ -121,11 +154,13 @@ func (l *fencedLog) again() {
 
 func (l *fencedLog) Sync() error {
 	l.again()
+	l.unsynced = 0
 	return l.failed("sync", l.File.Sync())
 }
 
 func (l *fencedLog) SyncData() error {
 	l.again()
+	l.unsynced = 0
 	return l.failed("sync", l.File.SyncData())
 }
 
@@ -135,8 +170,8 @@ func (l *fencedLog) SyncTo(length int64) (bool, error) {
 	return full, l.failed("sync", err)
 }
 
-// Preallocate does nothing: a small site's directory would grow by 18 MB for each of up to five logs. Recycled ones keep their
-// blocks, which is what makes a sync cheap.
+// Preallocate does nothing: a small site's directory would grow by 18 MB for each of up to five logs, and blocks that were never
+// written make a sync dearer than zeros do.
 func (l *fencedLog) Preallocate(_, _ int64) error { return nil }
 
 // Stat returns no error: it is asked while a log is made.

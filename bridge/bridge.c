@@ -18,6 +18,7 @@ extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, siz
 extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
 extern int zd_visible(uint64_t h, uint64_t *tid);
 extern void zd_call(int op, uint64_t h, char *req, size_t size, zd_reply *out);
+extern void zd_finish(uint64_t h, char *id, int hold, zd_latch *latch);
 extern uint64_t zd_start(int op, uint64_t h, char *req, size_t size);
 extern int zd_wait(uint64_t token, int ms, zd_reply *out);
 extern void zd_cancel(uint64_t token);
@@ -664,15 +665,24 @@ METHOD(node_vote) {
 // finish is not interrupted: an interrupt would make the outcome unknown. It ends by finish-timeout.
 METHOD(node_finish) {
     request r = {0};
-    zd_reply out;
     if (!nargs_is(n, 2, "finish")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
     int hold = PyObject_IsTrue(args[1]);
-    if (hold < 0) r.failed = 1;
-    put(&r, hold > 0 ? "\1" : "\0", 1);
-    if (call(ZD_FINISH, H(self), &r, &out, 0) < 0) return NULL;
-    answer a = {out.data, out.len, 0};
-    return finished(&out, &a, get_fixed(&a, 8));
+    if (hold < 0 || r.failed || after_fork()) {
+        free(r.p);
+        return NULL;
+    }
+    zd_latch l = {.mu = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER};
+    uint64_t h = H(self);
+    Py_BEGIN_ALLOW_THREADS
+    zd_finish(h, r.p, hold, &l);
+    zd_latch_wait(&l);
+    Py_END_ALLOW_THREADS
+    free(r.p);
+    if (l.reply.ok) return tid_bytes(l.tid);
+    raise_reply(&l.reply);
+    free(l.reply.data);
+    return NULL;
 }
 
 METHOD(node_publish) {

@@ -143,6 +143,30 @@ func zd_call(op C.int, h C.uint64_t, req *C.char, size C.size_t, out *C.zd_reply
 	reply(out, data, err)
 }
 
+// zd_finish starts the commit of a voted transaction (id: 16 bytes) and opens the latch when it has ended, by the latest after
+// finish-timeout. The latch is C's until then.
+//
+//export zd_finish
+func zd_finish(h C.uint64_t, id *C.char, hold C.int, latch *C.zd_latch) {
+	var opened atomic.Bool
+	done := func(tid zodb.Tid, err error) {
+		if opened.Swap(true) {
+			return
+		}
+		var out C.zd_reply
+		reply(&out, nil, err)
+		C.zd_latch_open(latch, C.uint64_t(tid), &out)
+	}
+	defer guard("finish", uint64(h), func(err error) { done(0, err) })
+	trip("zd_finish")
+	n := nodeOf(uint64(h))
+	if n == nil {
+		done(0, index.ErrClosed)
+		return
+	}
+	n.StartFinish(zodb.TxnID(unsafe.Slice((*byte)(unsafe.Pointer(id)), len(zodb.TxnID{}))), hold != 0, done)
+}
+
 // waiting is a call that runs in a goroutine of its own while its thread looks for signals. C waits until it is done, also after
 // a cancel: so C's request stays as long as it is read, and C owns the goroutine.
 type waiting struct {
@@ -289,10 +313,6 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		now, cancel := context.WithCancel(ctx)
 		cancel()
 		return s.vote(now, r)
-	case C.ZD_FINISH:
-		id, hold := r.id(), r.byte() != 0
-		tid, err := n.Finish(ctx, id, hold)
-		return u64(nil, tid), err
 	case C.ZD_PUBLISH:
 		n.Publish(r.tid())
 		return nil, nil

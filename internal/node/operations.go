@@ -64,6 +64,9 @@ type Operations interface {
 	// Finish commits what was voted; on return the transaction is durable and, unless hold, visible to readers. With hold
 	// it becomes visible by Publish(tid), or by itself when the transaction's lease ends.
 	Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error)
+	// StartFinish is Finish for a caller who waits in his own way: done is called once, by the latest after finish-timeout, from any
+	// goroutine or before StartFinish returns. It may neither block nor call the node.
+	StartFinish(id zodb.TxnID, hold bool, done func(zodb.Tid, error))
 	Publish(tid zodb.Tid)
 	// Abort forgets a transaction; unknown ids are no error.
 	Abort(ctx context.Context, id zodb.TxnID) error

@@ -112,10 +112,32 @@ func (n *Node) conflicts(stale []replica.Stale) ([]Conflict, error) {
 
 // Finish is Operations.Finish.
 func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error) {
-	if err := n.enterWrite(); err != nil {
+	if err := n.enterFinish(id, hold); err != nil {
 		return 0, err
 	}
 	defer n.calls.RUnlock()
+	o, err := n.log.Finish(ctx, id)
+	return n.finished(id, &o, err)
+}
+
+// StartFinish is Operations.StartFinish.
+func (n *Node) StartFinish(id zodb.TxnID, hold bool, done func(zodb.Tid, error)) {
+	if err := n.enterFinish(id, hold); err != nil {
+		done(0, err)
+		return
+	}
+	n.log.StartFinish(id, func(o index.Outcome, err error) {
+		tid, err := n.finished(id, &o, err)
+		n.calls.RUnlock()
+		done(tid, err)
+	})
+}
+
+// enterFinish is enterWrite, and tells the cache and the blobs what comes.
+func (n *Node) enterFinish(id zodb.TxnID, hold bool) error {
+	if err := n.enterWrite(); err != nil {
+		return err
+	}
 	if hold {
 		n.mu.Lock()
 		if st := n.mu.staged[id]; st != nil {
@@ -124,16 +146,19 @@ func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, 
 		n.mu.Unlock()
 	}
 	n.blobs.Propose(id)
-	o, err := n.log.Finish(ctx, id)
-	if err != nil {
-		var doubt *replica.InDoubt
-		if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache, and its blobs into their places
-			n.forget(id)
-			n.blobs.Withdraw(id)
-		}
-		return 0, err
+	return nil
+}
+
+func (n *Node) finished(id zodb.TxnID, o *index.Outcome, err error) (zodb.Tid, error) {
+	if err == nil {
+		return o.Tid, verdict(*o)
 	}
-	return o.Tid, verdict(o)
+	var doubt *replica.InDoubt
+	if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache, and its blobs into their places
+		n.forget(id)
+		n.blobs.Withdraw(id)
+	}
+	return 0, err
 }
 
 // verdict turns a refusal by Apply into an error.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -160,18 +161,46 @@ func (r *Replica) judge(txn *zodb.Txn) (stale []Stale, err error) {
 // majority. *InDoubt: the outcome is not known yet. Any other error (ErrVoteLost, ErrUnavailable, *Broken ...): nothing was
 // written, and never will be.
 func (r *Replica) Finish(ctx context.Context, id zodb.TxnID) (index.Outcome, error) {
+	p, err := r.finishing(id)
+	if err != nil {
+		return index.Outcome{}, err
+	}
+	o, err := r.decide(ctx, p)
+	r.unvote(id, err)
+	return o, err
+}
+
+// StartFinish is Finish that does not wait: it calls done once, by the latest after FinishTimeout, from any goroutine or before it
+// returns. done may neither block nor call the replica.
+func (r *Replica) StartFinish(id zodb.TxnID, done func(index.Outcome, error)) {
+	p, err := r.finishing(id)
+	if err != nil {
+		done(index.Outcome{}, err)
+		return
+	}
+	p.tell = func(o index.Outcome, err error) {
+		r.unvote(id, err)
+		done(o, err)
+	}
+	if err := r.propose(p); err != nil {
+		p.tell(index.Outcome{}, err)
+	}
+}
+
+func (r *Replica) finishing(id zodb.TxnID) (*proposal, error) {
 	entry := r.table.send(id)
 	if entry == nil {
-		return index.Outcome{}, fmt.Errorf("finish transaction %s: %w", id, ErrVoteLost)
+		return nil, fmt.Errorf("finish transaction %s: %w", id, ErrVoteLost)
 	}
-	p := newProposal(id, entry)
-	p.suggest = true
-	o, err := r.decide(ctx, p)
+	return &proposal{id: id, entry: entry, suggest: true}, nil
+}
+
+// unvote ends the reservation of a transaction whose Finish surely wrote nothing.
+func (r *Replica) unvote(id zodb.TxnID, err error) {
 	var doubt *InDoubt
 	if err != nil && !errors.As(err, &doubt) {
 		r.table.release(id)
 	}
-	return o, err
 }
 
 // Abort ends a transaction. One that was already finished gets a tombstone; what is first in the log counts, and Outcome tells.
@@ -180,7 +209,7 @@ func (r *Replica) Abort(ctx context.Context, id zodb.TxnID) error {
 	if !r.table.abandon(id) {
 		return nil
 	}
-	_, err := r.decide(ctx, newProposal(id, index.AppendTombstone(nil, id)))
+	_, err := r.decide(ctx, &proposal{id: id, entry: index.AppendTombstone(nil, id)})
 	return err
 }
 
@@ -190,7 +219,7 @@ func (r *Replica) NewOids(ctx context.Context, count uint64) (zodb.Oid, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return 0, err
 	}
-	o, err := r.decide(ctx, newProposal(id, index.AppendOids(nil, count, id)))
+	o, err := r.decide(ctx, &proposal{id: id, entry: index.AppendOids(nil, count, id)})
 	var doubt *InDoubt
 	if errors.As(err, &doubt) {
 		return 0, fmt.Errorf("reserve %d oids: %w", count, doubt.Cause)
@@ -206,15 +235,10 @@ func (r *Replica) Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bo
 		r.mu.Unlock()
 		return r.cfg.State.Outcome(id)
 	}
-	p := newProposal(id, nil)
+	told := make(chan answer, 1)
+	p := &proposal{id: id, since: time.Now(), tell: func(o index.Outcome, err error) { told <- answer{o, err} }}
 	p.next, first.next = first.next, p
 	r.mu.Unlock()
-	o, err := r.await(ctx, p)
-	if err == nil {
-		return o, true, nil
-	}
-	r.mu.Lock()
-	r.unchain(p)
-	r.mu.Unlock()
-	return o, false, &InDoubt{Txn: id, Cause: err}
+	o, err := r.hear(ctx, p, told)
+	return o, err == nil, err
 }

@@ -28,6 +28,7 @@ func (r *Replica) tick(ctx context.Context) {
 			return
 		case <-t.C:
 			r.table.renew(r.cfg.Lease)
+			r.expire()
 			_ = r.locked(func() error { r.mu.raw.Tick(); return nil })
 		}
 	}
@@ -106,131 +107,41 @@ func (r *Replica) send(m *raftpb.Message) {
 	}
 }
 
-// serve is the driver's goroutine: it drives whatever no caller drives.
+// serve is the driver: it takes the replica through rounds, the one place that writes and applies.
 func (r *Replica) serve() {
 	defer close(r.driven)
-	defer r.quiet()
+	defer r.refuse()
+	defer r.guard("driver")
 	for {
+		more, err := r.round()
+		if err != nil {
+			r.end(&Broken{Cause: err})
+			return
+		}
+		if more {
+			runtime.Gosched() // whoever was told may have the next proposal at hand: it goes into the same append
+			continue
+		}
+		if r.failure() != nil {
+			return
+		}
 		select {
 		case <-r.kick:
 		case <-r.dead:
 			return
 		}
-		if !r.start() {
-			continue // a caller drives; it kicks again for what it leaves
-		}
-		r.drive(nil)
-		if r.failure() != nil {
-			return
-		}
 	}
 }
 
-// quiet waits for a caller who still drives when the replica breaks: Close gives back what he works on.
-func (r *Replica) quiet() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.mu.driving {
-		r.mu.idle.Wait()
-	}
-}
-
-// release gives the drive up. REQUIRES: r.mu.
-func (r *Replica) release() {
-	r.mu.driving = false
-	if r.mu.err != nil {
-		r.mu.idle.Broadcast()
-	}
-}
-
-// start takes the drive, false if somebody has it.
-func (r *Replica) start() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	free := !r.mu.driving
-	r.mu.driving = true
-	return free
-}
-
-// drive takes the replica through rounds: the one place that writes and applies. Who calls it has set r.mu.driving. The goroutine
-// (own is nil) drives until nothing is left to do; a caller until its own proposal is decided or others wait, whose rounds shall
-// not cost it time.
-func (r *Replica) drive(own *proposal) {
-	released := false
-	defer r.guard("driver")
-	defer func() {
-		if !released {
-			r.leave() // before the guard tells anybody
-		}
-	}()
-	for {
-		more, err := r.round(own)
-		if err != nil {
-			r.leave()
-			released = true
-			r.end(&Broken{Cause: err})
-			return
-		}
-		if !more {
-			released = true
-			return
-		}
-		if own == nil {
-			if err := r.rotate(); err != nil {
-				r.leave()
-				released = true
-				r.end(&Broken{Cause: err})
-				return
-			}
-			runtime.Gosched()
-		}
-	}
-}
-
-// rotate asks Pebble for a new memtable, and with it a new log, before Pebble itself comes to that: it is the one step that may
-// park its caller for good, if the disk fails, and no caller of Finish may be lost that way.
-func (r *Replica) rotate() error {
-	r.mu.Lock()
-	full := !r.roomFor(0) && r.mu.restoring == 0 // an import does better with Pebble's own limit
-	if full {
-		r.mu.filled, r.mu.memtable = 0, min(2*r.mu.memtable, index.MemTable)
-	}
-	r.mu.Unlock()
-	if !full {
-		return nil
-	}
-	if _, err := r.cfg.DB.AsyncFlush(); err != nil {
-		return fmt.Errorf("rotate the write-ahead log: %w", err)
-	}
-	return nil
-}
-
-// roomFor tells whether the memtable surely holds an entry of this size, and what Apply makes of it. REQUIRES: r.mu.
-func (r *Replica) roomFor(size int) bool {
-	return r.mu.filled+filledBy(size, size/leastWrite) <= r.mu.memtable*3/4
-}
-
-const (
-	// rowBytes is what a row of Apply takes in the memtable besides its data, at most: keys, nodes, and its share of the others.
-	rowBytes = 260
-	// leastWrite is the size of a write in an entry, without data.
-	leastWrite = 50
-)
-
-// filledBy is what an entry, and Apply's rows for its writes, take at most.
-func filledBy(size, writes int) int { return 2*size + rowBytes*(writes+4) }
-
-// leave gives the drive up after a failure: nobody takes rounds any more once that is told.
-func (r *Replica) leave() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.release()
+// refuse tells whoever still waits when the driver has ended.
+func (r *Replica) refuse() {
+	r.giveUpAll(time.Time{}, r.failure())
 }
 
 // round starts one append, applies what earlier ones made committed while the disk syncs it, and then lets raft answer. It reports
-// whether there was anything to do; if not, the drive was given up.
-func (r *Replica) round(own *proposal) (bool, error) {
-	appends, applies, err := r.take(own)
+// whether there was anything to do.
+func (r *Replica) round() (bool, error) {
+	appends, applies, err := r.take()
 	if err != nil || len(appends)+len(applies) == 0 {
 		return false, err
 	}
@@ -280,20 +191,11 @@ func lastOf(appends []*raftpb.Message) uint64 {
 	return 0
 }
 
-// take proposes what waits and gives the driver its work; none, and the drive is given up, if there is nothing to do, the replica
-// has ended, or the rest is not own's.
-func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err error) {
+// take proposes what waits and gives the driver its work; none if there is nothing to do or the replica is broken.
+func (r *Replica) take() (appends, applies []*raftpb.Message, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed) {
-		r.release()
-		return nil, nil, nil
-	}
-	if own != nil && own.given && (len(r.mu.queue) > 0 || r.mu.waiting[own.id] == nil) {
-		r.release()
-		if r.mu.err != nil || len(r.mu.queue)+len(r.mu.appends)+len(r.mu.applies) > 0 {
-			r.wake()
-		}
 		return nil, nil, nil
 	}
 	if len(r.mu.queue) > 0 && r.mu.err == nil {
@@ -305,14 +207,7 @@ func (r *Replica) take(own *proposal) (appends, applies []*raftpb.Message, err e
 	r.placed()
 	appends, applies = r.mu.appends, r.mu.applies
 	r.mu.appends, r.mu.applies = nil, nil
-	if len(appends)+len(applies) > 0 {
-		return appends, applies, nil
-	}
-	r.release()
-	if own != nil && r.mu.err != nil {
-		r.wake() // the goroutine has to see the end, too
-	}
-	return nil, nil, nil
+	return appends, applies, nil
 }
 
 // placed tells Open when this voter knows its leader and what was committed before is applied. REQUIRES: r.mu.
@@ -363,7 +258,6 @@ func (r *Replica) answer(m *raftpb.Message) {
 // apply applies committed entries in order and tells whoever proposed them.
 func (r *Replica) apply(m *raftpb.Message) error {
 	var last uint64
-	filled := 0
 	for _, e := range m.GetEntries() {
 		if e.GetType() != raftpb.EntryNormal {
 			return fmt.Errorf("entry %d changes the members: %w", e.GetIndex(), index.ErrNewerFormat)
@@ -373,12 +267,11 @@ func (r *Replica) apply(m *raftpb.Message) error {
 			return err
 		}
 		last = e.GetIndex()
-		filled += filledBy(len(e.GetData()), len(o.Oids))
 		if len(e.GetData()) > 0 {
 			r.deliver(o, len(e.GetData()))
 		}
 	}
-	_ = r.locked(func() error { r.answer(m); r.mu.filled += filled; return nil })
+	_ = r.locked(func() error { r.answer(m); return nil })
 	if err := r.log.truncate(last); err != nil {
 		return fmt.Errorf("truncate the log: %w", err)
 	}

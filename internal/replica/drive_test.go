@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -51,7 +52,7 @@ func (p *peer) holds(t *testing.T, all []told) {
 	}
 }
 
-// Callers drive, leave, queue behind each other and give up, with entries of all sizes and restores between: each gets an answer,
+// Callers queue behind each other and give up, with entries of all sizes and restores between: each gets an answer,
 // what was acknowledged is there, and what was in doubt is found by its id or never comes.
 func TestProposersWithContextsThatEndAllGetTheirAnswer(t *testing.T) {
 	fs := vfs.NewMem()
@@ -136,7 +137,7 @@ func (p *peer) committers(threads, size int, each func(told)) (all []told, errs 
 	return all, errs
 }
 
-func TestACloseWhileCallersDriveEndsThemAll(t *testing.T) {
+func TestACloseUnderCommitsEndsThemAll(t *testing.T) {
 	for _, threads := range []int{1, 2, 8} {
 		for round := range 10 {
 			fs := vfs.NewMem()
@@ -173,8 +174,8 @@ func isLogSync(op errorfs.Op) bool {
 	return sync && strings.HasSuffix(filepath.Base(op.Path), ".log")
 }
 
-// A sync that fails under a caller who drives poisons the replica for everybody; a crash then keeps all that was acknowledged.
-func TestASyncThatFailsUnderACallerLosesNothingAcknowledged(t *testing.T) {
+// A sync that fails poisons the replica for everybody; a crash then keeps all that was acknowledged.
+func TestASyncThatFailsLosesNothingAcknowledged(t *testing.T) {
 	for _, threads := range []int{1, 3} {
 		for at := range int64(12) {
 			mem := vfs.NewCrashableMem()
@@ -201,7 +202,8 @@ func TestASyncThatFailsUnderACallerLosesNothingAcknowledged(t *testing.T) {
 			_ = p.store.Close() // it may well fail: the disk did
 			p = open(t, crashed, false)
 			p.holds(t, all)
-			if len(all) < int(at) {
+			// With more threads the sync that fails may run beside the Apply of what the one before made durable: in doubt, then.
+			if len(all) < int(at)-min(threads-1, 1) {
 				t.Errorf("%d threads: %d commits with %d syncs", threads, len(all), at)
 			}
 			p.close(t)
@@ -209,8 +211,8 @@ func TestASyncThatFailsUnderACallerLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
-// What a caller works on is not taken from under him: Close of a replica that somebody else broke waits until he has left.
-func TestACloseWaitsForACallerWhoDrivesABrokenReplica(t *testing.T) {
+// What the driver works on is not taken from under it: Close of a replica that somebody else broke waits for it.
+func TestACloseWaitsForTheDriverOfABrokenReplica(t *testing.T) {
 	var holding, released atomic.Bool
 	inside, release := make(chan struct{}), make(chan struct{})
 	p := open(t, errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -246,4 +248,63 @@ func TestACloseWaitsForACallerWhoDrivesABrokenReplica(t *testing.T) {
 		t.Error("Close did not wait")
 	}
 	_ = p.store.Close()
+}
+
+// A disk that hangs: whoever waits is told after FinishTimeout, in doubt if his entry may be on its way, else that nothing was
+// written; the late outcome is then found by the transaction's id.
+func TestAHangingDiskLeavesNobodyWaiting(t *testing.T) {
+	var holding atomic.Bool
+	inside, release := make(chan struct{}), make(chan struct{})
+	p := open(t, errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if isLogSync(op) && holding.CompareAndSwap(true, false) {
+			close(inside)
+			<-release
+		}
+		return nil
+	})), true, func(cfg *replica.Config) {
+		cfg.Tick, cfg.FinishTimeout = time.Millisecond, 50*time.Millisecond
+	})
+	type end struct {
+		outcome index.Outcome
+		err     error
+	}
+	start := func(oid zodb.Oid) (zodb.TxnID, chan end) {
+		x := txn(write(oid, 0, "data"))
+		if stale, err := p.Vote(context.Background(), x); err != nil || stale != nil {
+			t.Fatal(stale, err)
+		}
+		ends := make(chan end, 2) // it would show a second one
+		p.StartFinish(x.ID, func(o index.Outcome, err error) { ends <- end{o, err} })
+		return x.ID, ends
+	}
+	holding.Store(true)
+	first, firstEnds := start(1)
+	<-inside
+	second, secondEnds := start(2)
+	var doubt *replica.InDoubt
+	if e := <-firstEnds; !errors.As(e.err, &doubt) || doubt.Txn != first || !errors.Is(e.err, replica.ErrUnavailable) {
+		t.Errorf("what hangs in the disk ended with %v", e.err)
+	}
+	doubt = nil
+	if e := <-secondEnds; errors.As(e.err, &doubt) || !errors.Is(e.err, replica.ErrUnavailable) {
+		t.Errorf("what was never written ended with %v", e.err)
+	}
+	if n := p.Status().Reservations; n != 1 {
+		t.Errorf("%d reservations, not that of the one in doubt", n)
+	}
+	close(release)
+	if o, ok, err := p.Outcome(context.Background(), first); err != nil || !ok || o.Verdict != index.Committed {
+		t.Error("the one in doubt:", o, ok, err)
+	}
+	x := txn(write(2, 0, "again")) // nothing of the second is left, nor ever comes
+	if tid := p.commit(t, x); tid == 0 {
+		t.Error("no tid")
+	}
+	if _, ok, err := p.Outcome(context.Background(), second); ok || err != nil {
+		t.Error("the second has an outcome", err)
+	}
+	p.close(t)
+	if len(firstEnds)+len(secondEnds) > 0 {
+		t.Error("somebody was told twice")
+	}
 }

@@ -26,7 +26,7 @@ func (r *Replica) idempotent(ctx context.Context, entry func(zodb.TxnID) []byte)
 	if _, err := rand.Read(id[:]); err != nil {
 		return index.Outcome{}, err
 	}
-	o, err := r.decide(ctx, newProposal(id, entry(id)))
+	o, err := r.decide(ctx, &proposal{id: id, entry: entry(id)})
 	if doubt := new(InDoubt); errors.As(err, &doubt) { // nobody needs to look it up
 		err = doubt.Cause
 	}

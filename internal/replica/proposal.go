@@ -14,103 +14,114 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// proposal is an entry on its way through the log, or somebody who waits for that of another. Guarded by Replica.mu but for done.
+// proposal is an entry on its way through the log, or somebody who waits for that of another. Guarded by Replica.mu.
 type proposal struct {
 	id      zodb.TxnID
 	entry   []byte // nil: only waits
 	suggest bool   // a commit entry, whose tid is suggested when it is first proposed
-	restore bool   // nobody waits
+	restore bool   // counted in Replica.mu.restoring until it is decided
 	given   bool   // raft took it at least once: from here on it may be in a log, and its bytes are shared
 	number  uint64
-	next    *proposal          // of the same transaction
-	done    chan index.Outcome // capacity 1
+	since   time.Time
+	next    *proposal // of the same transaction
+	// tell is who waits; nil: nobody, or he was told. Called once and without a lock, from any goroutine, it may neither block
+	// nor call the replica. *InDoubt: the entry may be in the log. Any other error: it is not, and never will be.
+	tell func(index.Outcome, error)
 }
 
-func newProposal(id zodb.TxnID, entry []byte) *proposal {
-	return &proposal{id: id, entry: entry, done: make(chan index.Outcome, 1)}
+// answer is what a proposal's waiter is told.
+type answer struct {
+	outcome index.Outcome
+	err     error
 }
 
-// decide takes an entry through the log. *InDoubt: it may be in the log. Any other error: it is not, and never will be.
+// decide takes an entry through the log and waits, at most FinishTimeout. Errors: see proposal.tell.
 func (r *Replica) decide(ctx context.Context, p *proposal) (index.Outcome, error) {
-	drives, err := r.propose(p)
-	if err != nil {
+	told := make(chan answer, 1)
+	p.tell = func(o index.Outcome, err error) { told <- answer{o, err} }
+	if err := r.propose(p); err != nil {
 		return index.Outcome{}, err
 	}
-	if drives {
-		r.drive(p)
-	}
-	o, err := r.await(ctx, p)
-	if err == nil {
-		return o, nil
-	}
-	if r.withdraw(p) {
-		return index.Outcome{}, err
-	}
-	select {
-	case o := <-p.done: // it came at the same moment
-		return o, nil
-	default:
-		return index.Outcome{}, &InDoubt{Txn: p.id, Cause: err}
-	}
+	return r.hear(ctx, p, told)
 }
 
-// propose queues p. The caller drives if it is told to, then waits for p.done. A restored transaction's does neither.
-func (r *Replica) propose(p *proposal) (drives bool, err error) {
+// hear waits until p is told, or gives up when ctx ends.
+func (r *Replica) hear(ctx context.Context, p *proposal, told <-chan answer) (index.Outcome, error) {
+	select {
+	case a := <-told:
+		return a.outcome, a.err
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	tell := r.giveUp(p, ctx.Err())
+	r.mu.Unlock()
+	if tell != nil {
+		tell()
+	}
+	a := <-told // now, if not at the same moment before
+	return a.outcome, a.err
+}
+
+// propose queues p. After an error nobody is told.
+func (r *Replica) propose(p *proposal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mu.err != nil {
-		return false, r.mu.err
+	if err := r.mu.err; err != nil {
+		return err
 	}
 	r.mu.proposed++
-	p.number = r.mu.proposed
+	p.number, p.since = r.mu.proposed, time.Now()
 	p.next = r.mu.waiting[p.id]
 	r.mu.waiting[p.id] = p
 	r.mu.queue = append(r.mu.queue, p)
-	if r.mu.driving { // the driver looks again
-		return false, nil
-	}
-	// Whatever else is there is the goroutine's, which was woken for it: it may be large, and its room was not asked for.
-	alone := len(r.mu.queue) == 1 && len(r.mu.appends)+len(r.mu.applies) == 0
-	if p.restore || !alone || len(p.entry) > maxOwn || !r.roomFor(len(p.entry)) {
-		r.wake()
-		return false, nil
-	}
-	r.mu.driving = true
-	return true, nil
+	r.wake()
+	return nil
 }
 
-// await waits for p's outcome, at most FinishTimeout.
-func (r *Replica) await(ctx context.Context, p *proposal) (index.Outcome, error) {
-	timer := time.NewTimer(r.cfg.FinishTimeout)
-	defer timer.Stop()
-	select {
-	case o := <-p.done:
-		return o, nil
-	case <-r.dead:
-	case <-r.driven:
-	case <-ctx.Done():
-		return index.Outcome{}, ctx.Err()
-	case <-timer.C:
-		return index.Outcome{}, fmt.Errorf("no outcome within %s: %w", r.cfg.FinishTimeout, ErrUnavailable)
+// giveUp ends p's waiting, and takes its entry back if raft never saw it: then nothing was written. The caller calls what it
+// returns without the lock; nil: p was told. REQUIRES: r.mu.
+func (r *Replica) giveUp(p *proposal, cause error) func() {
+	tell := p.tell
+	if tell == nil {
+		return nil
 	}
-	select {
-	case o := <-p.done:
-		return o, nil
-	default:
-		return index.Outcome{}, r.failure()
+	p.tell = nil
+	if p.given || p.entry == nil {
+		if p.entry == nil {
+			r.unchain(p)
+		}
+		cause = &InDoubt{Txn: p.id, Cause: cause}
+	} else {
+		r.mu.queue = slices.DeleteFunc(r.mu.queue, func(q *proposal) bool { return q == p })
+		r.unchain(p)
 	}
+	return func() { tell(index.Outcome{}, cause) }
 }
 
-// withdraw takes a proposal back that raft never saw: then nothing was written.
-func (r *Replica) withdraw(p *proposal) bool {
+// giveUpAll gives up every proposal that began before the given time, or at any if that is zero, and tells.
+func (r *Replica) giveUpAll(before time.Time, cause error) {
+	var tells []func()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p.given || r.mu.waiting[p.id] == nil { // in a log, perhaps, or decided
-		return false
+	for _, first := range r.mu.waiting {
+		for p := first; p != nil; {
+			next := p.next
+			if before.IsZero() || p.since.Before(before) {
+				if tell := r.giveUp(p, cause); tell != nil {
+					tells = append(tells, tell)
+				}
+			}
+			p = next
+		}
 	}
-	r.mu.queue = slices.DeleteFunc(r.mu.queue, func(q *proposal) bool { return q == p })
-	r.unchain(p)
-	return true
+	r.mu.Unlock()
+	for _, tell := range tells {
+		tell()
+	}
+}
+
+// expire tells those who waited for FinishTimeout.
+func (r *Replica) expire() {
+	r.giveUpAll(time.Now().Add(-r.cfg.FinishTimeout), fmt.Errorf("no outcome within %s: %w", r.cfg.FinishTimeout, ErrUnavailable))
 }
 
 // unchain forgets a waiter. REQUIRES: r.mu.
@@ -178,7 +189,7 @@ func (r *Replica) reproposeAll() {
 	r.mu.queue = queue
 }
 
-// deliver tells the node, ends the reservation, then wakes who waits.
+// deliver tells the node, ends the reservation, then tells who waits.
 func (r *Replica) deliver(o index.Outcome, size int) {
 	if r.cfg.Applied != nil {
 		r.cfg.Applied(o)
@@ -192,10 +203,17 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 	if first != nil && first.restore {
 		r.restored(o, size)
 	}
-	broken := r.mu.err != nil && !errors.Is(r.mu.err, ErrClosed)
+	var one [1]func(index.Outcome, error)
+	tells := one[:0]
+	for p := first; p != nil; p = p.next {
+		if p.tell != nil { // else he gave up, or was told that the replica is broken
+			tells = append(tells, p.tell)
+			p.tell = nil
+		}
+	}
 	r.mu.Unlock()
 	r.table.release(o.TxnID)
-	for p := first; p != nil && !broken; p = p.next {
-		p.done <- o // its first outcome: nobody else sends
+	for _, tell := range tells {
+		tell(o, nil)
 	}
 }

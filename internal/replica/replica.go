@@ -3,9 +3,8 @@
 // A transaction is voted (its objects reserved, in memory, at the leader), then finished (one log entry, durable on a majority,
 // applied). Safety rests on Apply, which judges each entry again; reservations only keep transactions from failing late.
 //
-// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one at a time drives it: writes to disk
-// and applies. That is a goroutine, or whoever proposes while nobody else does: his commit then costs no change of threads (ADR 2).
-// What is proposed while the driver waits for a sync is one append with one sync afterwards, and what that sync made committed is
+// Any goroutine may call any method. Raft itself is go.etcd.io/raft, without I/O of its own; one goroutine drives it: writes to disk
+// and applies. What is proposed while it waits for a sync is one append with one sync afterwards, and what that sync made committed is
 // applied while the next one runs. A failed write, a failed sync or a panic poisons the replica: nothing is acknowledged any
 // more, and no write is repeated. A disk that hangs holds the driver, and everybody else until his timeout.
 //
@@ -69,10 +68,6 @@ const (
 	maxUncommitted = 256 << 20
 	// maxRestoring bounds the bytes of restored transactions under way.
 	maxRestoring = 16 << 20
-	// firstMemTable is the size of Pebble's first memtable; each next one is twice as large, up to index.MemTable.
-	firstMemTable = 256 << 10
-	// maxOwn is the largest entry that its proposer writes.
-	maxOwn = 1 << 20
 	// maxRound bounds the entries that one append and one sync take together.
 	maxRound = 8 << 20
 )
@@ -141,14 +136,11 @@ type Replica struct {
 		proposed  uint64                   // how many proposals there were
 		appends   []*raftpb.Message        // for the driver, in order
 		applies   []*raftpb.Message        // for the driver, in order
-		driving   bool                     // somebody takes the replica through rounds, and looks for work again after each
-		memtable  int                      // bytes that Pebble's present memtable has room for, at least
-		filled    int                      // bytes in it, at most
 		lastTid   zodb.Tid                 // the highest suggested
 		err       error                    // *Broken or ErrClosed
 		restoring int                      // bytes
 		restored  error                    // the first failure of a restore, until it is told
-		idle      sync.Cond                // signalled when restoring falls, err is set, or with err set the drive is given up
+		idle      sync.Cond                // signalled when restoring falls or err is set
 	}
 }
 
@@ -171,7 +163,6 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 		cfg: cfg, log: log, table: newTable(cfg.Clock), kick: make(chan struct{}, 1), opened: make(chan struct{}),
 		dead: make(chan struct{}), driven: make(chan struct{}),
 	}
-	r.mu.memtable = firstMemTable
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
 	r.mu.lastTid = stats.LastTid
@@ -255,9 +246,13 @@ func (r *Replica) end(err error) {
 	}
 	r.mu.Unlock()
 	r.table.close()
-	if broken != nil && r.cfg.Poisoned != nil {
+	if broken == nil {
+		return
+	}
+	if r.cfg.Poisoned != nil {
 		r.cfg.Poisoned(broken.Cause)
 	}
+	r.giveUpAll(time.Time{}, broken)
 }
 
 // failure returns why the replica stopped, nil if it runs.
@@ -267,8 +262,8 @@ func (r *Replica) failure() error {
 	return r.mu.err
 }
 
-// Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver,
-// the goroutine or a caller, is waited for unless a call into Pebble was parked, perhaps the driver's.
+// Close stops the voter: what was proposed is written and applied to the end, what was not is refused. A broken replica's driver
+// is waited for unless a call into Pebble was parked, perhaps the driver's.
 func (r *Replica) Close() error {
 	r.end(ErrClosed)
 	r.cancel()

@@ -26,9 +26,7 @@ func (r *Replica) Restore(ctx context.Context, txn *zodb.Txn) error {
 	if err := r.room(ctx, len(entry)); err != nil {
 		return err
 	}
-	p := newProposal(txn.ID, entry)
-	p.restore = true
-	_, err := r.propose(p)
+	err := r.propose(&proposal{id: txn.ID, entry: entry, restore: true})
 	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -15,6 +15,7 @@ from .conftest import Child
 # cancelled by its signal, and the signal's exception is what it ends with.
 WANT = {
     "zd_call": "Broken",
+    "zd_finish": "Broken",
     "zd_start": "Broken",
     "zd_wait": "Broken",
     "zd_cancel": "KeyboardInterrupt",
@@ -50,6 +51,7 @@ def interrupted_vote():
 
 calls = {
     "zd_call": lambda: node.stats(),
+    "zd_finish": lambda: node.finish(b"b" * 16, False),
     "zd_cancel": interrupted_vote,
     "zd_try_load": lambda: view.load(oid),
     "zd_load": lambda: view.load(p64(12345)),  # not in memory

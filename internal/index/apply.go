@@ -23,6 +23,7 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 	if err := errors.Join(b.Commit(pebble.NoSync), b.Close()); err != nil {
 		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
 	}
+	s.dense.Store(p.copied)
 	s.headsMu.Lock()
 	s.applies++
 	for i := range p.writes {

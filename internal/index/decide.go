@@ -36,6 +36,7 @@ type plan struct {
 	record  zodb.Record // Committed
 	digest  zodb.Hash   // of record
 	writes  []zodb.Write
+	copied  bool     // a copy of another storage's transaction
 	gone    []Change // Collected: whole objects, with their last revisions
 	next    state    // after the entry
 }
@@ -121,7 +122,7 @@ func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 			return nil
 		}
 	}
-	p.writes = t.Writes
+	p.writes, p.copied = t.Writes, t.Restore
 	p.record = zodb.Record{
 		Prev: s.Digest, Tid: tid, ID: t.ID, Status: t.Status,
 		User: t.User, Description: t.Description, Extension: t.Extension, Author: t.Author,

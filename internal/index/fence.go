@@ -1,9 +1,11 @@
 package index
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -115,7 +117,7 @@ const (
 	zeroAhead  = 256 << 10
 )
 
-var zeros [zeroAhead]byte // never written to
+var zeros [zeroAhead]byte //nolint:gochecknoglobals // a constant: never written to
 
 // failed breaks the store before Pebble hears of the error.
 func (l *fencedLog) failed(what string, err error) error {
@@ -130,19 +132,28 @@ func (l *fencedLog) Write(p []byte) (int, error) {
 	end := l.written + int64(len(p))
 	// A long write without a sync, an import's, does not wait for the disk: it would only write everything twice.
 	if l.unsynced += int64(len(p)); end > l.length && l.unsynced <= zeroAhead && !l.fence.down.Load() {
-		n := int64(zeroAhead)
-		if l.length < zeroAhead {
-			n = firstZeros
-		}
-		// Zeros begin behind this write, so that nothing of it is written twice. If they fail, e.g. on a full disk, what they were for may still succeed.
-		if done, _ := l.WriteAt(zeros[:n], end); done == int(n) {
-			l.length = end + n
+		if err := l.prepare(end); err != nil {
+			return 0, l.failed("write", err)
 		}
 	}
 	n, err := l.File.Write(p)
 	l.written += int64(n)
 	l.length = max(l.length, l.written)
 	return n, l.failed("write", err)
+}
+
+// prepare writes zeros behind end, where the next write will end. A full disk is no error: there may be room for that.
+func (l *fencedLog) prepare(end int64) error {
+	n := zeroAhead
+	if l.length < zeroAhead {
+		n = firstZeros
+	}
+	n, err := l.WriteAt(zeros[:n], end)
+	l.length = end + int64(n)
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil
+	}
+	return err
 }
 
 // again parks who comes back to a log that failed: to close it and make the next one, which Pebble can't see fail. A close syncs first.

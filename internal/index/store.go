@@ -55,6 +55,7 @@ type Store struct {
 	opts   *pebble.Options
 	fs     vfs.FS
 	dir    string
+	dense  atomic.Bool                             // flushed tables are compressed as well as possible: copies, and what a close leaves
 	blobs  func(context.Context, []Revision) error // Config.Sweeping
 	parked chan struct{}                           // closed when a call into Pebble never came back: it holds Pebble's locks for good
 
@@ -158,9 +159,15 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 16 << 10
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-		// zstd where it makes a block at least a tenth smaller than MinLZ, which is decompressed five times as fast. At every
-		// level: a site is small until its first large compaction.
+		// zstd where it makes a block at least a tenth smaller than MinLZ, which is decompressed five times as fast.
 		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.GoodCompression }
+	}
+	// What commits leave is compacted soon, and they need the processor now: ADR 10.
+	opts.Levels[0].Compression = func() *sstable.CompressionProfile {
+		if s.dense.Load() {
+			return sstable.GoodCompression
+		}
+		return sstable.FastestCompression
 	}
 	s.opts = opts.Clone()
 	s.opts.EnsureDefaults()
@@ -262,6 +269,7 @@ func (s *Store) Close() error {
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	if !s.broken.Load() {
+		s.dense.Store(true)
 		written := s.db.Metrics().WAL.BytesIn
 		flushed, err := s.db.AsyncFlush()
 		if err == nil && flushed != nil {
@@ -322,7 +330,7 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 }
 
 // park breaks the store and does not return: the goroutine and the locks that it holds are lost. Of ours, only the log's driver
-// comes where that can happen, in its goroutine (Replica.rotate); nobody waits for it then.
+// and sweeps come where that can happen, in goroutines of their own; nobody waits for them then.
 func (l *pebbleLog) park(err error) {
 	l.broken(err)
 	l.once.Do(func() { close(l.parked) })

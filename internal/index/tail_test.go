@@ -114,3 +114,19 @@ func TestATornTailIsCutAndTold(t *testing.T) {
 		})
 	}
 }
+
+// The zeros that a log keeps ahead of its end are neither a torn write nor in the way of the next open.
+func TestALogEndsInZeros(t *testing.T) {
+	dir, name := leaveLog(t)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := len(bytes.TrimRight(b, "\x00"))
+	if ahead := len(b) - end; ahead < 1000 || ahead > 300<<10 {
+		t.Errorf("%d zeros behind %d bytes", ahead, end)
+	}
+	if told, rows := openTold(t, dir); told || rows != 20 {
+		t.Errorf("told %v, %d rows", told, rows)
+	}
+}

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "bridge.h"
+#include "latch.h"
 
 extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
 extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
@@ -672,7 +673,7 @@ METHOD(node_finish) {
         free(r.p);
         return NULL;
     }
-    zd_latch l = {.mu = PTHREAD_MUTEX_INITIALIZER, .opened = PTHREAD_COND_INITIALIZER};
+    zd_latch l = ZD_LATCH;
     uint64_t h = H(self);
     Py_BEGIN_ALLOW_THREADS
     zd_finish(h, r.p, hold, &l);

@@ -2,7 +2,6 @@
 #ifndef ZODB_DHT_BRIDGE_H
 #define ZODB_DHT_BRIDGE_H
 
-#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,31 +45,5 @@ typedef struct {
     uint64_t len;
     char *data;
 } zd_reply;
-
-// Where a thread waits for the end of a commit without being in Go: there, each wait would cost two changes of threads, since a
-// goroutine that C called can only go on in the thread that called it.
-typedef struct {
-    pthread_mutex_t mu; // guards all below
-    pthread_cond_t opened;
-    int open;
-    uint64_t tid; // committed, if reply.ok
-    zd_reply reply;
-} zd_latch;
-
-// zd_latch_open is called once. The latch is gone when it returns.
-static inline void zd_latch_open(zd_latch *l, uint64_t tid, zd_reply *reply) {
-    pthread_mutex_lock(&l->mu);
-    l->tid = tid;
-    l->reply = *reply;
-    l->open = 1;
-    pthread_cond_signal(&l->opened);
-    pthread_mutex_unlock(&l->mu);
-}
-
-static inline void zd_latch_wait(zd_latch *l) {
-    pthread_mutex_lock(&l->mu);
-    while (!l->open) pthread_cond_wait(&l->opened, &l->mu);
-    pthread_mutex_unlock(&l->mu);
-}
 
 #endif

@@ -6,6 +6,7 @@ package main
 // #include <stdlib.h>
 // #include <string.h>
 // #include "bridge.h"
+// #include "latch.h"
 import "C"
 
 import (

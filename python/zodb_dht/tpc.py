@@ -38,10 +38,10 @@ class Phase:
 
     name = ""
 
-    def __init__(self, peer: Peer, transaction: Any) -> None:
+    def __init__(self, peer: Peer, transaction: Any, txn_id: bytes) -> None:
         self.peer = peer
         self.transaction = transaction  # also keeps its id() from being given to another
-        self.txn_id = os.urandom(16)
+        self.txn_id = txn_id
 
     def _illegal(self, what: str) -> WrongPhase:
         return WrongPhase(f"{what}: the transaction is {self.name}")
@@ -81,7 +81,7 @@ class Begun(Phase):
     name = "not voted yet"
 
     def __init__(self, peer: Peer, transaction: Any, snapshot: bytes = z64) -> None:
-        super().__init__(peer, transaction)
+        super().__init__(peer, transaction, os.urandom(16))
         self.snapshot = snapshot
         # By oid: (oid, base, data), None for a deletion.
         self.writes: dict[bytes, Write] = {}
@@ -235,8 +235,7 @@ class Voted(Phase):
     name = "voted"
 
     def __init__(self, begun: Begun) -> None:
-        super().__init__(begun.peer, begun.transaction)
-        self.txn_id = begun.txn_id
+        super().__init__(begun.peer, begun.transaction, begun.txn_id)
 
     def finish(self, func: Callback | None) -> bytes:
         node = self.peer.node
@@ -315,8 +314,7 @@ class Failed(Phase):
     name = "failed, abort it"
 
     def __init__(self, before: Phase) -> None:
-        super().__init__(before.peer, before.transaction)
-        self.txn_id = before.txn_id
+        super().__init__(before.peer, before.transaction, before.txn_id)
         self._before = before
 
     def abort(self) -> None:

@@ -66,7 +66,7 @@ func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, done bool
 		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	r := reading{iter: it}
+	r := walk{reading: reading{iter: it}}
 	take := func() error {
 		rev, err := r.revision(false, false)
 		if err != nil || rev.Kind != zodb.WriteData {
@@ -90,6 +90,7 @@ func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, done bool
 	for size > 0 && ctx.Err() == nil {
 		if len(m.followed) > 0 {
 			c := m.followed[0]
+			r.begun = false
 			if ok, err := r.seek(c.Oid, c.Tid); !ok {
 				return nil, false, fmt.Errorf("mark oid %s: %w", c.Oid, errors.Join(m.s.blame(c.Oid, err), it.Error()))
 			}
@@ -132,13 +133,15 @@ func (m *Marks) next() (zodb.Oid, bool) {
 
 // object takes what is left of an object's revisions: those after the position, and the one current at it. They may be more than
 // one batch holds.
-func (m *Marks) object(r *reading, oid zodb.Oid, size *int, take func() error) error {
-	from := m.part
-	if from == 0 {
-		from = ^zodb.Tid(0)
+func (m *Marks) object(r *walk, oid zodb.Oid, size *int, take func() error) error {
+	ok := false
+	if m.part == 0 {
+		ok = r.forward(oid)
+	} else {
+		r.key = recordKey(r.key[:0], oid, m.part)
+		ok = r.iter.SeekGE(r.key)
 	}
-	r.key = recordKey(r.key[:0], oid, from)
-	for ok := r.iter.SeekGE(r.key); ok; ok = r.iter.Next() {
+	for ; ok; ok = r.iter.Next() {
 		o, tid, err := parseRecordKey(r.iter.Key())
 		if err != nil {
 			return &Corrupt{Cause: err}
@@ -210,23 +213,22 @@ func (m *Marks) Garbage(from zodb.Oid) (list Garbage, next zodb.Oid, err error) 
 	list = Garbage{Horizon: m.survey.to, Scanned: m.scanned}
 	it := m.survey.current.Iterator()
 	it.AdvanceIfNeeded(uint64(from))
-	rows, err := m.s.db.NewIter(recordBounds())
+	iter, err := m.s.db.NewIter(recordBounds())
 	if err != nil {
 		return list, from, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var key []byte
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	rows := walk{reading: reading{iter: iter}}
 	for next = from; it.HasNext() && len(list.Objects) < MaxGarbage; {
 		oid := it.Next()
 		next = zodb.Oid(oid) + 1 // the last oid of all is never garbage: oids are handed out from 1
 		if m.marked.Contains(oid) {
 			continue
 		}
-		key = recordKey(key[:0], zodb.Oid(oid), ^zodb.Tid(0))
-		if !rows.SeekGE(key) {
-			return list, from, m.s.blame(zodb.Oid(oid), errors.Join(ErrNotFound, rows.Error()))
+		if !rows.forward(zodb.Oid(oid)) {
+			return list, from, m.s.blame(zodb.Oid(oid), errors.Join(ErrNotFound, iter.Error()))
 		}
-		o, tid, err := parseRecordKey(rows.Key())
+		o, tid, err := parseRecordKey(iter.Key())
 		if err != nil || o != zodb.Oid(oid) {
 			return list, from, &Corrupt{Oid: zodb.Oid(oid), Cause: errors.New("its revisions vanished during a pack")}
 		}

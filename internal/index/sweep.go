@@ -13,6 +13,7 @@ import (
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -78,8 +79,13 @@ func (s *Store) Unswept() (sweep, compact bool) {
 	return w.to < s.current.Load().Horizon || !s.gone.empty(), w.compacted < w.to
 }
 
-// maxSweep bounds a batch: so many rows are deleted in one step. Their transactions are rewritten in it.
-const maxSweep = 20_000
+const (
+	// maxSweep bounds a batch: so many rows are deleted in one step, which takes about 15 MiB and holds commits up for some tens of
+	// milliseconds. Their transactions are rewritten in it: a transaction's row as often as batches have to do with it.
+	maxSweep = 100_000
+	// longHistory is how many packed revisions of one object go into a batch whatever room it has.
+	longHistory = 1000
+)
 
 // Sweep is State.Sweep. Errors of Pebble's log poison the node through Config.Broken, as those of Apply do. One at a time.
 func (s *Store) Sweep(ctx context.Context, v *Survey, progress func(done, total uint64)) error {
@@ -125,9 +131,8 @@ type sweeper struct {
 type deletion struct {
 	oid  zodb.Oid
 	tid  zodb.Tid
-	data bool // a record with data: it has a hash row
-	hash zodb.Hash
-	root zodb.Hash // of the blob's file, if it has one
+	hash [hashPrefix]byte // of a record's data: its hash row's
+	data bool             // a record with data: it has a hash row
 }
 
 func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error {
@@ -137,9 +142,9 @@ func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error 
 		if err != nil {
 			return err
 		}
-		r := reading{iter: it}
+		r := walk{reading: reading{iter: it}}
 		for len(w.rows) < maxSweep && next.HasNext() && err == nil {
-			err = w.object(&r, zodb.Oid(next.Next()))
+			err = w.sweep(&r, zodb.Oid(next.Next()))
 			w.done++
 		}
 		if err := errors.Join(err, it.Close()); err != nil {
@@ -152,13 +157,49 @@ func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error 
 	return nil
 }
 
-// object takes an object's packed revisions into the batch, oldest first: whatever a batch leaves, no reader finds an
-// old revision in the place of a newer one that is gone.
-func (w *sweeper) object(r *reading, oid zodb.Oid) error {
+// sweep takes an object's packed revisions into the batch, all of them: whatever a batch leaves, no reader finds an old revision in
+// the place of a newer one that is gone.
+func (w *sweeper) sweep(r *walk, oid zodb.Oid) error {
 	last, err := w.s.gone.last(oid)
 	if err != nil {
 		return err
 	}
+	rows, blobs, size := len(w.rows), len(w.blobs), w.dataSize
+	var next zodb.Tid
+	for ok := r.forward(oid); ok; ok = r.iter.Next() {
+		rev, err := r.revision(false, false)
+		if err != nil {
+			return err
+		}
+		if rev.Oid != oid {
+			break
+		}
+		rev.Next, next = next, rev.Tid
+		if !w.packed(&rev, last) {
+			continue
+		}
+		if len(w.rows)-rows == longHistory {
+			w.rows, w.blobs, w.dataSize = w.rows[:rows], w.blobs[:blobs], size
+			r.begun = false
+			return w.long(&r.reading, oid, last)
+		}
+		if rev.Kind == zodb.WriteData {
+			val := r.iter.Value() // revision looked for its error
+			rev.Hash = block.Sum(val[len(val)-rev.Size:])
+		}
+		w.take(&rev)
+	}
+	if err := r.iter.Error(); err != nil {
+		return w.s.blame(oid, err)
+	}
+	if last != 0 {
+		w.gone = append(w.gone, oid)
+	}
+	return nil
+}
+
+// long is sweep for a history that may be more than a batch: they take its oldest revisions first.
+func (w *sweeper) long(r *reading, oid zodb.Oid, last zodb.Tid) error {
 	r.key = recordKey(r.key[:0], oid, 0) // the end of the object's rows: no revision has tid 0
 	var before Revision
 	for ok := r.iter.SeekLT(append(r.key, 0)); ok; ok = r.iter.Prev() {
@@ -169,10 +210,12 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 		if rev.Oid != oid {
 			break
 		}
-		if before.Tid != 0 {
-			before.Next = rev.Tid
-			if err := w.take(&before, last); err != nil {
-				return err
+		if before.Next = rev.Tid; before.Tid != 0 && w.packed(&before, last) {
+			w.take(&before)
+			if len(w.rows) >= maxSweep {
+				if err := w.flush(context.Background()); err != nil {
+					return err
+				}
 			}
 		}
 		before = rev
@@ -183,10 +226,8 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 	if err := r.iter.Error(); err != nil {
 		return w.s.blame(oid, err)
 	}
-	if before.Tid != 0 {
-		if err := w.take(&before, last); err != nil {
-			return err
-		}
+	if w.packed(&before, last) {
+		w.take(&before)
 	}
 	if last != 0 {
 		w.gone = append(w.gone, oid)
@@ -194,19 +235,17 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 	return nil
 }
 
-func (w *sweeper) take(rev *Revision, last zodb.Tid) error {
-	if rev.Tid > w.horizon || rev.Tid > last && !packed(rev, w.horizon) {
-		return nil
-	}
-	w.rows = append(w.rows, deletion{rev.Oid, rev.Tid, rev.Kind == zodb.WriteData, rev.Hash, rev.Blob.Root})
+// packed tells whether a sweep deletes a revision. last is the object's last that went as garbage, if it did.
+func (w *sweeper) packed(rev *Revision, last zodb.Tid) bool {
+	return rev.Tid <= w.horizon && (rev.Tid <= last || packed(rev, w.horizon))
+}
+
+func (w *sweeper) take(rev *Revision) {
+	w.rows = append(w.rows, deletion{rev.Oid, rev.Tid, [hashPrefix]byte(rev.Hash[:hashPrefix]), rev.Kind == zodb.WriteData})
 	if rev.Blob.Exists() {
 		w.blobs = append(w.blobs, *rev)
 	}
 	w.dataSize += uint64(rev.Size)
-	if len(w.rows) < maxSweep {
-		return nil
-	}
-	return w.flush(context.Background()) // within a long history
 }
 
 // flush deletes the batch's rows, and takes them out of their transactions, in one step.
@@ -231,6 +270,12 @@ func (w *sweeper) flush(ctx context.Context) error {
 	defer b.Close()
 	for i := range w.rows {
 		if err := w.deleteRow(b, &w.rows[i]); err != nil {
+			return err
+		}
+	}
+	for i := range w.blobs {
+		w.key = blobKey(w.key[:0], w.blobs[i].Blob.Root, w.blobs[i].Oid, w.blobs[i].Tid)
+		if err := b.Delete(w.key, nil); err != nil {
 			return err
 		}
 	}
@@ -274,11 +319,9 @@ func (w *sweeper) deleteRow(b *pebble.Batch, d *deletion) error {
 	if err := b.Delete(w.key, nil); err != nil || !d.data {
 		return err
 	}
-	w.key = hashKey(w.key[:0], d.hash, d.oid, d.tid)
-	if err := b.Delete(w.key, nil); err != nil || d.root == (zodb.Hash{}) {
-		return err
-	}
-	w.key = blobKey(w.key[:0], d.root, d.oid, d.tid)
+	var h zodb.Hash // the key has no more of it
+	copy(h[:], d.hash[:])
+	w.key = hashKey(w.key[:0], h, d.oid, d.tid)
 	return b.Delete(w.key, nil)
 }
 

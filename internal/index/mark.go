@@ -162,9 +162,12 @@ func (m *Marks) collect(f *finder) {
 
 // objects reads whole objects, as many as there is room for.
 func (f *finder) objects(ctx context.Context, oids []uint64) (done int, err error) {
-	for _, oid := range oids {
+	for i, oid := range oids {
 		if f.size <= 0 || ctx.Err() != nil {
 			break
+		}
+		if i%giveWay == 0 {
+			runtime.Gosched()
 		}
 		refs, batch, records := len(f.refs), len(f.batch), f.records
 		left, err := f.object(zodb.Oid(oid), 0)

@@ -113,6 +113,10 @@ func (v *Survey) Scan(ctx context.Context, rows int) (done bool, err error) {
 	return v.done, nil
 }
 
+// giveWay is how many rows a pack's goroutines read before they let others run: Go would take the processor away after 10 ms only, and a
+// commit needs it several times.
+const giveWay = 64
+
 func (p *scan) read(ctx context.Context, rows int) (n int, err error) {
 	it, err := p.v.s.db.NewIter(&pebble.IterOptions{LowerBound: p.key, UpperBound: p.end})
 	if err != nil {
@@ -121,8 +125,10 @@ func (p *scan) read(ctx context.Context, rows int) (n int, err error) {
 	defer func() { err = errors.Join(err, it.Close()) }()
 	ok := it.First()
 	for ; ok && n < rows; ok = it.Next() {
-		if n++; n%4096 == 0 && ctx.Err() != nil {
-			return n, ctx.Err()
+		if n++; n%giveWay == 0 {
+			if runtime.Gosched(); ctx.Err() != nil {
+				return n, ctx.Err()
+			}
 		}
 		if err := p.row(it); err != nil {
 			return n, err

@@ -230,7 +230,10 @@ func (g *gatherer) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, g.iter.Close()) }()
 	g.begun = false
-	for _, oid := range g.oids {
+	for i, oid := range g.oids {
+		if i%giveWay == 0 {
+			runtime.Gosched()
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -362,6 +365,9 @@ func (w *sweeper) flush(ctx context.Context) error {
 	b := w.s.db.NewBatchWithSize(64 * (len(w.rows) + len(w.gone) + 16))
 	defer b.Close()
 	for i := range w.rows {
+		if i%giveWay == 0 {
+			runtime.Gosched()
+		}
 		if err := w.deleteRow(b, &w.rows[i]); err != nil {
 			return err
 		}
@@ -427,6 +433,7 @@ func (w *sweeper) transactions(b *pebble.Batch) error {
 		for n < len(rest) && rest[n].tid == rest[0].tid {
 			n++
 		}
+		runtime.Gosched()
 		h, bases, err := w.s.header(rest[0].tid)
 		if err != nil {
 			return err

@@ -58,6 +58,7 @@ func (o *options) sizes() sizes {
 	}
 	if o.huge {
 		s.opens = append(s.opens, 10_000_000)
+		s.packs = append(s.packs, 1_000_000)
 	}
 	return s
 }
@@ -87,7 +88,7 @@ func (a *app) compare(ctx context.Context, o options) (err error) {
 		return err
 	}
 	rep := newReport(o)
-	c := &comparison{py: python{exe, scripts}, sizes: s, report: &rep, stores: map[string]store{}, figures: figures{}, filled: map[string]bool{}}
+	c := &comparison{py: python{exe, scripts}, sizes: s, report: &rep, stores: map[string]store{}, figures: figures{}, filled: map[string]bool{}, soiled: map[int]string{}}
 	if c.dir, err = os.MkdirTemp("", "zodb-dht-bench-"); err != nil {
 		return err
 	}

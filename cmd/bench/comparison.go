@@ -24,6 +24,7 @@ type comparison struct {
 		path    string
 		objects float64
 	}
+	soiled  map[int]string // objects, and where the FileStorage is
 	figures figures
 	order   []string // metrics, as they were first measured
 	report  *report
@@ -158,6 +159,13 @@ func (c *comparison) measure(ctx context.Context, j job) error {
 	} else if err := c.fill(ctx, j.storage, database); err != nil {
 		return err
 	}
+	if w.copied {
+		from := database
+		database += "-copy"
+		if err := st.duplicate(ctx, from, database); err != nil {
+			return err
+		}
+	}
 	if w.killed {
 		if err := c.kill(ctx, st, database); err != nil {
 			return err
@@ -167,6 +175,13 @@ func (c *comparison) measure(ctx context.Context, j job) error {
 	trace := filepath.Join(c.dir, "trace")
 	if w.traced {
 		prefix = tracer(trace)
+	}
+	var before int64
+	if w.copied {
+		var err error
+		if before, err = st.size(ctx, database); err != nil {
+			return err
+		}
 	}
 	out, err := c.worker(ctx, st, database, prefix, w.worker, parameters, "")
 	if err != nil {
@@ -181,6 +196,8 @@ func (c *comparison) measure(ctx context.Context, j job) error {
 	switch {
 	case w.traced:
 		return c.addSyncs(trace, j.storage, out.notes["commits"])
+	case w.copied:
+		return c.addLeft(ctx, st, database, j, before)
 	case w.database == "":
 		return c.addSize(ctx, st, database, j.storage)
 	}
@@ -210,19 +227,9 @@ func (c *comparison) fill(ctx context.Context, storage, database string) error {
 	if c.filled[key] {
 		return nil
 	}
-	var parameters map[string]any
-	name := "fill"
-	if database == "catalog" {
-		if err := c.buildCatalog(ctx); err != nil {
-			return err
-		}
-		name, parameters = "import", params("source", c.catalog.path)
-	} else {
-		var n int
-		if _, err := fmt.Sscanf(database, "items-%d", &n); err != nil {
-			return fmt.Errorf("database %q: %w", database, err)
-		}
-		parameters = params("objects", n)
+	name, parameters, err := c.filler(ctx, database)
+	if err != nil {
+		return err
 	}
 	st := c.stores[storage]
 	if _, err := c.worker(ctx, st, database, nil, name, parameters, ""); err != nil {
@@ -230,6 +237,40 @@ func (c *comparison) fill(ctx context.Context, storage, database string) error {
 	}
 	c.filled[key] = true
 	return st.settled(ctx, database)
+}
+
+// filler is the workload that makes a database.
+func (c *comparison) filler(ctx context.Context, database string) (name string, parameters map[string]any, err error) {
+	if database == "catalog" {
+		err := c.buildCatalog(ctx)
+		return "import", params("source", c.catalog.path), err
+	}
+	var n int
+	if _, err := fmt.Sscanf(database, "soiled-%d", &n); err == nil {
+		path, err := c.soil(ctx, n)
+		return "import", params("source", path), err
+	}
+	if _, err := fmt.Sscanf(database, "items-%d", &n); err != nil {
+		return "", nil, fmt.Errorf("database %q: %w", database, err)
+	}
+	return "fill", params("objects", n), nil
+}
+
+// soil makes a FileStorage of copies of the catalog with about n objects, a fifth of them garbage, with old revisions, once.
+func (c *comparison) soil(ctx context.Context, n int) (string, error) {
+	if err := c.buildCatalog(ctx); err != nil || c.soiled[n] != "" {
+		return c.soiled[n], err
+	}
+	path := filepath.Join(c.dir, fmt.Sprintf("soiled-%d", n))
+	out, err := c.py.run(ctx, nil, "soil-catalog", map[string]any{"kind": filestorage, "path": path}, params("source", c.catalog.path, "objects", n), "")
+	if err != nil {
+		return "", err
+	}
+	c.soiled[n] = path
+	for note, value := range out.notes {
+		c.report.Notes[fmt.Sprintf("pack-%d-%s-before", n, note)] = value
+	}
+	return path, nil
 }
 
 // buildCatalog makes the catalog that all import, once.
@@ -272,6 +313,18 @@ func (c *comparison) addSize(ctx context.Context, st store, database, storage st
 		return err
 	}
 	c.add("bytes-per-object", storage, float64(size)/c.catalog.objects)
+	return st.remove(ctx, database)
+}
+
+// addLeft adds what share of a copied database's size a workload left, and removes it.
+func (c *comparison) addLeft(ctx context.Context, st store, database string, j job, before int64) error {
+	size, err := st.size(ctx, database)
+	if err != nil {
+		return err
+	}
+	if prefix, ok := j.workload.parameters["prefix"].(string); ok && before > 0 {
+		c.add(prefix+"-left", j.storage, float64(size)/float64(before))
+	}
 	return st.remove(ctx, database)
 }
 

@@ -249,3 +249,11 @@ func (p *postgres) remove(ctx context.Context, database string) error {
 	_, err := p.query(ctx, "postgres", "DROP DATABASE IF EXISTS "+p.name(database)+" WITH (FORCE)")
 	return err
 }
+
+func (p *postgres) duplicate(ctx context.Context, from, to string) error {
+	if err := p.remove(ctx, to); err != nil {
+		return err
+	}
+	_, err := p.query(ctx, "postgres", "CREATE DATABASE "+p.name(to)+" TEMPLATE "+p.name(from))
+	return err
+}

@@ -21,10 +21,10 @@ Usage: bench core [--quick] [--json FILE]
 
 compare:
   --rounds N          rounds, of which the median counts (3)
-  --only A,B          these workloads: loads, cold, catalog, commit-sizes, commit-writers, commit-syncs, import, open
+  --only A,B          these workloads: loads, cold, catalog, commit-sizes, commit-writers, commit-syncs, import, pack, open
   --storages A,B      these storages: dht, filestorage, zeo, postgresql, sqlite
   --quick             small sizes: does it run, not how fast
-  --huge              open with 10,000,000 objects, too
+  --huge              open with 10,000,000 objects, too, and pack 1,000,000
   --python FILE       a Python with zodb_dht and tests/bench/requirements.txt (.venv/bin/python)
   --out DIR           where the files below go (bench-out)
   --json FILE         all figures (OUT/compare.json)

@@ -54,6 +54,8 @@ type store interface {
 	// size is what a database takes on disk, in bytes; it is down.
 	size(ctx context.Context, database string) (int64, error)
 	remove(ctx context.Context, database string) error
+	// duplicate makes `to` of `from`, in place of one that may be there; both are down.
+	duplicate(ctx context.Context, from, to string) error
 }
 
 // directories is the store of a storage that is a directory a database, opened by the worker itself.
@@ -74,6 +76,13 @@ func (d directories) size(_ context.Context, database string) (int64, error) {
 
 func (d directories) remove(_ context.Context, database string) error {
 	return os.RemoveAll(d.path(database))
+}
+
+func (d directories) duplicate(ctx context.Context, from, to string) error {
+	if err := d.remove(ctx, to); err != nil {
+		return err
+	}
+	return os.CopyFS(d.path(to), os.DirFS(d.path(from)))
 }
 
 // allocated is what the files below dir take on disk, in bytes: holes count for nothing, preallocated space counts.

@@ -55,6 +55,14 @@ func targets(s sizes) []target {
 	add("import", filestorage, atMost, 1)
 	add("import-closed", filestorage, atMost, 1)
 	add("bytes-per-object", filestorage, atMost, 0.4)
+	for _, n := range s.packs {
+		for _, kind := range []string{"time", "busy-time"} {
+			metric := fmt.Sprintf("pack-%d-%s", n, kind)
+			add(metric, filestorage, atMost, 0.8)
+			add(metric, postgresql, faster, 3)
+		}
+		add(fmt.Sprintf("pack-%d-left", n), "", atMost, 1)
+	}
 	small, large := s.opens[0], s.opens[len(s.opens)-1]
 	for _, n := range s.opens[1:] {
 		add(fmt.Sprintf("open-%d", n), filestorage, atMost, 1)

@@ -11,7 +11,8 @@ type workload struct {
 	name       string // what --only names; several workloads may share one
 	worker     string // the worker's name of it
 	parameters map[string]any
-	database   string // "items-N" holds N items, "catalog" the catalog, "" is a new one that is removed afterwards
+	database   string // "items-N" holds N items, "catalog" the catalog, "soiled-N" copies of it with about N objects, a fifth of them garbage, "" is a new one that is removed afterwards
+	copied     bool   // it runs on a copy of the database, which is removed afterwards
 	killed     bool   // the process before it committed to the database until kill -9
 	traced     bool   // the worker runs under strace, which counts its fsyncs
 	once       bool   // the figure is a count, the same in each round
@@ -39,22 +40,29 @@ type sizes struct {
 	seconds   float64 // of each number of writers
 	objects   int     // of the database that is committed to
 	coldCount int
+	packs     []int // objects of the databases that are packed
 }
 
 func fullSizes() sizes {
 	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
-		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000}
+		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000, packs: []int{200_000}}
 }
 
 func quickSizes() sizes {
 	return sizes{loads: []int{300, 1000}, opens: []int{1000, 2000}, commits: map[string]int{"1": 30, "10": 20, "100": 5},
-		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200}
+		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200, packs: []int{1000}}
 }
 
-const openCacheMB = 64
+const (
+	openCacheMB = 64
+	packCacheMB = 64
+)
 
 // embedded are the storages whose database lives in the client's process.
 func embedded() []string { return []string{dht, filestorage, sqlite} }
+
+// packed are the storages that do a pack's work themselves.
+func packed() []string { return []string{dht, filestorage, postgresql, sqlite} }
 
 // workloads in the order in which they run: those that change a database have one of their own.
 func workloads(s sizes) []workload {
@@ -77,6 +85,13 @@ func workloads(s sizes) []workload {
 			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
 		workload{name: "commit-syncs", worker: "commit-syncs", database: committed, traced: true, once: true,
 			parameters: params("objects", s.objects, "count", 50), only: embedded(), why: "only processes that hold their database are traced"})
+	for _, n := range s.packs {
+		for _, commits := range []bool{false, true} {
+			all = append(all, workload{name: "pack", worker: "pack", database: fmt.Sprintf("soiled-%d", n), copied: true, only: packed(),
+				why:        "its server packs a FileStorage",
+				parameters: params("prefix", fmt.Sprintf("pack-%d", n), "commits", commits, "cache_mb", packCacheMB)})
+		}
+	}
 	for _, n := range s.opens {
 		p := params("objects", n, "cache_mb", openCacheMB, "read", min(n, 200_000), "prefix", "open")
 		all = append(all, workload{name: "open", worker: "open", database: items(n) + "-opened", parameters: p})

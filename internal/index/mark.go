@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
@@ -29,9 +31,19 @@ type Marks struct {
 	scanned  zodb.Tid          // the last transaction whose records were handed out, or are about to be
 	records  uint64
 
-	search  bool // by scanner, before the caller
+	search  bool // by zodb.Scanner, before the caller
+	finders []finder
+}
+
+// finder reads records and finds references in them. Beside others it only reads the marks.
+type finder struct {
+	m *Marks
+	walk
 	scanner zodb.Scanner
-	refs    []zodb.Oid // of one record
+	size    int        // how many bytes may be read yet
+	refs    []zodb.Oid // that are not marked yet
+	batch   []Revision // for the caller
+	records uint64
 }
 
 const (
@@ -58,56 +70,188 @@ func (s *Store) NewMarks(v *Survey) (*Marks, error) {
 // Search is called before Next, where references are those that ZODB.serialize.referencesf yields.
 func (m *Marks) Search() { m.search = true }
 
-// Next reads about size bytes of records at most, but one record at least, and returns those to find references in. done: all that
-// was marked was handed out, or searched. The caller owns them.
+// Next reads about size bytes of records at most, but one record at least, and returns those to find references in; with Search, as
+// many bytes on each processor. done: all that was marked was handed out, or searched. The caller owns them.
 func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, done bool, err error) {
-	it, err := m.s.db.NewIter(recordBounds())
-	if err != nil {
-		return nil, false, err
+	if m.finders == nil {
+		m.finders = make([]finder, max(1, runtime.GOMAXPROCS(0)))
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	r := reading{iter: it}
-	take := func() error {
-		rev, err := r.revision(false, false)
-		if err != nil || rev.Kind != zodb.WriteData {
-			return err
+	for i := range m.finders {
+		f := &m.finders[i]
+		f.m, f.size, f.batch, f.begun = m, size, nil, false
+		if f.iter, err = m.s.db.NewIter(recordBounds()); err != nil {
+			return nil, false, err
 		}
-		size -= rev.Size + 64
-		m.records++
-		val := it.Value() // revision looked for its error
-		rev.Data = val[len(val)-rev.Size:]
-		if m.search {
-			var known bool
-			if m.refs, known = m.scanner.References(m.refs[:0], rev.Data); known {
-				m.Refer(m.refs)
-				return nil
-			}
-		}
-		rev.Data = bytes.Clone(rev.Data)
-		batch = append(batch, rev)
-		return nil
+		defer func() { err = errors.Join(err, f.iter.Close()) }()
 	}
-	for size > 0 && ctx.Err() == nil {
+	f := &m.finders[0]
+	for f.size > 0 && ctx.Err() == nil {
 		if len(m.followed) > 0 {
-			c := m.followed[0]
-			if ok, err := r.seek(c.Oid, c.Tid); !ok {
-				return nil, false, fmt.Errorf("mark oid %s: %w", c.Oid, errors.Join(m.s.blame(c.Oid, err), it.Error()))
-			}
-			if err := take(); err != nil {
+			if err := f.follow(m.followed[0]); err != nil {
 				return nil, false, err
 			}
 			m.followed = m.followed[1:]
+			m.collect(f)
 			continue
 		}
 		oid, ok := m.next()
 		if !ok {
-			return batch, true, nil
+			done = true
+			break
 		}
-		if err := m.object(&r, oid, &size, take); err != nil {
+		if n, err := m.together(ctx); n > 0 || err != nil {
+			if err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		if m.part, err = f.object(oid, m.part); err != nil {
 			return nil, false, err
 		}
+		m.collect(f)
+		if m.part == 0 {
+			m.pending.Remove(uint64(oid))
+			m.round = m.round[1:]
+		}
 	}
-	return batch, false, ctx.Err()
+	for i := range m.finders {
+		batch = append(batch, m.finders[i].batch...)
+	}
+	return batch, done, ctx.Err()
+}
+
+// together has the next objects read by all finders beside each other, and returns how many were.
+func (m *Marks) together(ctx context.Context) (done int, err error) {
+	const worth = 64 // objects
+	if !m.search || m.part != 0 || len(m.finders) == 1 || len(m.round) < worth {
+		return 0, nil
+	}
+	each := (len(m.round) + len(m.finders) - 1) / len(m.finders)
+	counts, errs := make([]int, len(m.finders)), make([]error, len(m.finders))
+	var wg sync.WaitGroup
+	for i := range m.finders {
+		share := m.round[min(i*each, len(m.round)):min((i+1)*each, len(m.round))]
+		wg.Go(func() { counts[i], errs[i] = m.finders[i].objects(ctx, share) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	var left []uint64
+	for i := range m.finders {
+		share := m.round[min(i*each, len(m.round)):min((i+1)*each, len(m.round))]
+		for _, oid := range share[:counts[i]] {
+			m.pending.Remove(oid)
+		}
+		left = append(left, share[counts[i]:]...)
+		done += counts[i]
+	}
+	for i := range m.finders {
+		m.collect(&m.finders[i])
+	}
+	m.round = left
+	return done, nil
+}
+
+// collect marks what a finder found.
+func (m *Marks) collect(f *finder) {
+	m.Refer(f.refs)
+	m.records += f.records
+	f.refs, f.records = f.refs[:0], 0
+}
+
+// objects reads whole objects, as many as there is room for.
+func (f *finder) objects(ctx context.Context, oids []uint64) (done int, err error) {
+	for i, oid := range oids {
+		if f.size <= 0 || ctx.Err() != nil {
+			break
+		}
+		if i%giveWay == 0 {
+			runtime.Gosched()
+		}
+		refs, batch, records := len(f.refs), len(f.batch), f.records
+		left, err := f.object(zodb.Oid(oid), 0)
+		if err != nil {
+			return done, err
+		}
+		if left != 0 { // it is long: left to the first finder
+			f.refs, f.batch, f.records = f.refs[:refs], f.batch[:batch], records
+			break
+		}
+		done++
+	}
+	return done, nil
+}
+
+func (f *finder) follow(c Change) error {
+	f.begun = false
+	if ok, err := f.seek(c.Oid, c.Tid); !ok {
+		return fmt.Errorf("mark oid %s: %w", c.Oid, errors.Join(f.m.s.blame(c.Oid, err), f.iter.Error()))
+	}
+	return f.take()
+}
+
+// object takes an object's revisions from `from` (0: the newest) on: those after the position, and the one current at it. They may be
+// more than there is room for: then left is where it goes on.
+func (f *finder) object(oid zodb.Oid, from zodb.Tid) (left zodb.Tid, err error) {
+	ok := false
+	if from == 0 {
+		ok = f.forward(oid)
+	} else {
+		f.key = recordKey(f.key[:0], oid, from)
+		f.begun, ok = false, f.iter.SeekGE(f.key)
+	}
+	for ; ok; ok = f.iter.Next() {
+		o, tid, err := parseRecordKey(f.iter.Key())
+		if err != nil {
+			return 0, &Corrupt{Cause: err}
+		}
+		if o != oid {
+			break
+		}
+		if f.size <= 0 {
+			return tid, nil
+		}
+		if err := f.take(); err != nil {
+			return 0, err
+		}
+		if tid <= f.m.survey.to {
+			break
+		}
+	}
+	if err := f.iter.Error(); err != nil {
+		return 0, f.m.s.blame(oid, err)
+	}
+	return 0, nil
+}
+
+// take searches the record that the iterator stands on, or keeps it for the caller.
+func (f *finder) take() error {
+	rev, err := f.revision(false, false)
+	if err != nil || rev.Kind != zodb.WriteData {
+		return err
+	}
+	f.size -= rev.Size + 64
+	f.records++
+	val := f.iter.Value() // revision looked for its error
+	rev.Data = val[len(val)-rev.Size:]
+	if f.m.search {
+		had := len(f.refs)
+		var known bool
+		if f.refs, known = f.scanner.References(f.refs, rev.Data); known {
+			fresh := f.refs[:had]
+			for _, oid := range f.refs[had:] {
+				if f.m.unmarked(uint64(oid)) {
+					fresh = append(fresh, oid)
+				}
+			}
+			f.refs = fresh
+			return nil
+		}
+	}
+	rev.Data = bytes.Clone(rev.Data)
+	f.batch = append(f.batch, rev)
+	return nil
 }
 
 // next is the object at hand.
@@ -130,47 +274,15 @@ func (m *Marks) next() (zodb.Oid, bool) {
 	return 0, false
 }
 
-// object takes what is left of an object's revisions: those after the position, and the one current at it. They may be more than
-// one batch holds.
-func (m *Marks) object(r *reading, oid zodb.Oid, size *int, take func() error) error {
-	from := m.part
-	if from == 0 {
-		from = ^zodb.Tid(0)
-	}
-	r.key = recordKey(r.key[:0], oid, from)
-	for ok := r.iter.SeekGE(r.key); ok; ok = r.iter.Next() {
-		o, tid, err := parseRecordKey(r.iter.Key())
-		if err != nil {
-			return &Corrupt{Cause: err}
-		}
-		if o != oid {
-			break
-		}
-		if *size <= 0 {
-			m.part = tid
-			return nil
-		}
-		if err := take(); err != nil {
-			return err
-		}
-		if tid <= m.survey.to {
-			break
-		}
-	}
-	if err := r.iter.Error(); err != nil {
-		return m.s.blame(oid, err)
-	}
-	m.part = 0
-	m.pending.Remove(uint64(oid))
-	m.round = m.round[1:]
-	return nil
-}
-
 // Refer marks what the records handed out refer to. What does not exist, or is newer than the marking, is of no interest.
 func (m *Marks) Refer(oids []zodb.Oid) {
 	for _, oid := range oids {
 		m.mark(uint64(oid))
 	}
+}
+
+func (m *Marks) unmarked(oid uint64) bool {
+	return m.survey.current.Contains(oid) && !m.marked.Contains(oid)
 }
 
 func (m *Marks) mark(oid uint64) {
@@ -210,23 +322,22 @@ func (m *Marks) Garbage(from zodb.Oid) (list Garbage, next zodb.Oid, err error) 
 	list = Garbage{Horizon: m.survey.to, Scanned: m.scanned}
 	it := m.survey.current.Iterator()
 	it.AdvanceIfNeeded(uint64(from))
-	rows, err := m.s.db.NewIter(recordBounds())
+	iter, err := m.s.db.NewIter(recordBounds())
 	if err != nil {
 		return list, from, err
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var key []byte
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	rows := walk{reading: reading{iter: iter}}
 	for next = from; it.HasNext() && len(list.Objects) < MaxGarbage; {
 		oid := it.Next()
 		next = zodb.Oid(oid) + 1 // the last oid of all is never garbage: oids are handed out from 1
 		if m.marked.Contains(oid) {
 			continue
 		}
-		key = recordKey(key[:0], zodb.Oid(oid), ^zodb.Tid(0))
-		if !rows.SeekGE(key) {
-			return list, from, m.s.blame(zodb.Oid(oid), errors.Join(ErrNotFound, rows.Error()))
+		if !rows.forward(zodb.Oid(oid)) {
+			return list, from, m.s.blame(zodb.Oid(oid), errors.Join(ErrNotFound, iter.Error()))
 		}
-		o, tid, err := parseRecordKey(rows.Key())
+		o, tid, err := parseRecordKey(iter.Key())
 		if err != nil || o != zodb.Oid(oid) {
 			return list, from, &Corrupt{Oid: zodb.Oid(oid), Cause: errors.New("its revisions vanished during a pack")}
 		}

@@ -156,16 +156,18 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		MaxOpenFiles:               512,
 		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
 	}
+	dense := *sstable.BalancedCompression // ADR 10
+	dense.AdaptiveReductionCutoffPercent = 10
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 16 << 10
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		// zstd where it makes a block at least a tenth smaller than MinLZ, which is decompressed five times as fast.
-		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.GoodCompression }
+		opts.Levels[i].Compression = func() *sstable.CompressionProfile { return &dense }
 	}
 	// What commits leave is compacted soon, and they need the processor now: ADR 10.
 	opts.Levels[0].Compression = func() *sstable.CompressionProfile {
 		if s.dense.Load() {
-			return sstable.GoodCompression
+			return &dense
 		}
 		return sstable.FastestCompression
 	}

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
@@ -13,108 +17,174 @@ import (
 
 // Survey knows which objects a pack to a position concerns: sets of oids, about a bit an object each as long as oids are
 // handed out in ranges. It stays true while transactions commit, since nothing at or before the position changes but by a
-// pack. One goroutine uses it.
+// pack. One goroutine uses it; what it starts has ended when a call returns.
 type Survey struct {
 	s    *Store
 	to   zodb.Tid
 	last zodb.Tid // the last transaction when it began
 
+	sets          // once it is done
+	parts []*scan // meanwhile
+	rows  uint64
+	done  bool
+}
+
+type sets struct {
 	current  *roaring64.Bitmap // their newest revision at or before `to` is data
 	packable *roaring64.Bitmap // they have revisions that a pack to `to` deletes
 	later    *roaring64.Bitmap // they have revisions after `to`
+}
 
-	key     []byte // where the scan goes on
+func newSets() sets {
+	return sets{current: roaring64.New(), packable: roaring64.New(), later: roaring64.New()}
+}
+
+// scan is the part of a survey that has the oids from one to another.
+type scan struct {
+	sets
+	v       *Survey
+	key     []byte // where it goes on
+	end     []byte
 	oid     zodb.Oid
 	begun   bool
 	isLater bool // the object at hand is in later, found: its newest revision at or before `to` was seen, twice: another one
 	found   bool
 	twice   bool
-	rows    uint64
 	done    bool
 }
 
+// surveyed is how many parts a survey has: enough that all processors are at work to the end.
+const surveyed = 32
+
 // NewSurvey begins a survey for a pack to `to`, which is not after the last transaction.
 func (s *Store) NewSurvey(to zodb.Tid) *Survey {
-	return &Survey{
-		s: s, to: to, last: s.current.Load().LastTid, key: []byte{rowRecord},
-		current: roaring64.New(), packable: roaring64.New(), later: roaring64.New(),
+	st := s.current.Load()
+	v := &Survey{s: s, to: to, last: st.LastTid, sets: newSets()}
+	from := []byte{rowRecord}
+	for n := range zodb.Oid(surveyed) {
+		end := []byte{rowRecord + 1}
+		if n < surveyed-1 {
+			end = recordKey(nil, st.NextOid/surveyed*(n+1), ^zodb.Tid(0))
+		}
+		v.parts = append(v.parts, &scan{v: v, sets: newSets(), key: from, end: end})
+		from = end
 	}
+	return v
 }
 
-// Scan reads on, at most rows revisions, and tells whether it is through. *Corrupt names a revision that can't be read.
+// Scan reads on, about `rows` revisions at most, and tells whether it is through. *Corrupt names a revision that can't be read.
 func (v *Survey) Scan(ctx context.Context, rows int) (done bool, err error) {
 	if v.done {
 		return true, nil
 	}
-	it, err := v.s.db.NewIter(recordBounds())
-	if err != nil {
+	readers := max(1, runtime.GOMAXPROCS(0))
+	read, errs := make([]int, readers), make([]error, readers)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for i := range readers {
+		wg.Go(func() {
+			for read[i] < rows/readers && errs[i] == nil {
+				n := int(next.Add(1)) - 1
+				if n >= len(v.parts) {
+					return
+				}
+				var got int
+				got, errs[i] = v.parts[n].read(ctx, rows/readers-read[i])
+				read[i] += got
+			}
+		})
+	}
+	wg.Wait()
+	for _, n := range read {
+		v.rows += uint64(n)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	n := 0
-	ok := it.SeekGE(v.key)
-	for ; ok && n < rows; ok = it.Next() {
-		if n++; n%4096 == 0 && ctx.Err() != nil {
-			return false, ctx.Err()
+	v.parts = slices.DeleteFunc(v.parts, func(p *scan) bool {
+		if p.done {
+			v.current.Or(p.current)
+			v.packable.Or(p.packable)
+			v.later.Or(p.later)
 		}
-		if err := v.row(it); err != nil {
-			return false, err
-		}
-	}
-	v.rows += uint64(n)
-	if err := it.Error(); err != nil {
-		return false, v.s.blame(v.oid, err)
-	}
-	if ok {
-		v.key = append(v.key[:0], it.Key()...)
-		return false, nil
-	}
-	v.done = true
-	return true, nil
+		return p.done
+	})
+	v.done = len(v.parts) == 0
+	return v.done, nil
 }
 
-func (v *Survey) row(it *pebble.Iterator) error {
+// giveWay is how many rows a pack's goroutines read before they let others run: Go would take the processor away after 10 ms only, and a
+// commit needs it several times.
+const giveWay = 64
+
+func (p *scan) read(ctx context.Context, rows int) (n int, err error) {
+	it, err := p.v.s.db.NewIter(&pebble.IterOptions{LowerBound: p.key, UpperBound: p.end})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	ok := it.First()
+	for ; ok && n < rows; ok = it.Next() {
+		if n++; n%giveWay == 0 {
+			if runtime.Gosched(); ctx.Err() != nil {
+				return n, ctx.Err()
+			}
+		}
+		if err := p.row(it); err != nil {
+			return n, err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return n, p.v.s.blame(p.oid, err)
+	}
+	if p.done = !ok; ok {
+		p.key = append([]byte(nil), it.Key()...)
+	}
+	return n, nil
+}
+
+func (p *scan) row(it *pebble.Iterator) error {
 	oid, tid, err := parseRecordKey(it.Key())
 	if err != nil {
 		return &Corrupt{Cause: err}
 	}
-	if oid != v.oid || !v.begun {
-		v.oid, v.begun = oid, true
-		v.isLater, v.found, v.twice = false, false, false
+	if oid != p.oid || !p.begun {
+		p.oid, p.begun = oid, true
+		p.isLater, p.found, p.twice = false, false, false
 	}
 	switch {
-	case tid > v.to:
-		if !v.isLater {
-			v.isLater = true
-			v.later.Add(uint64(oid))
+	case tid > p.v.to:
+		if !p.isLater {
+			p.isLater = true
+			p.later.Add(uint64(oid))
 		}
-	case !v.found:
-		v.found = true
-		return v.newest(it, oid, tid)
-	case !v.twice:
-		v.twice = true
-		v.packable.Add(uint64(oid))
+	case !p.found:
+		p.found = true
+		return p.newest(it, oid, tid)
+	case !p.twice:
+		p.twice = true
+		p.packable.Add(uint64(oid))
 	}
 	return nil
 }
 
 // newest takes down what is current at `to`.
-func (v *Survey) newest(it *pebble.Iterator, oid zodb.Oid, tid zodb.Tid) error {
+func (p *scan) newest(it *pebble.Iterator, oid zodb.Oid, tid zodb.Tid) error {
 	val, err := it.ValueAndErr()
 	if err != nil {
-		return v.s.blame(oid, err)
+		return p.v.s.blame(oid, err)
 	}
 	if len(val) < recordHeadLen || val[0] < byte(zodb.WriteData) || val[0] > kindBlob {
 		return &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes of an unknown kind", len(val))}
 	}
-	last, err := v.s.gone.last(oid)
+	last, err := p.v.s.gone.last(oid)
 	switch {
 	case err != nil:
 		return err
 	case val[0] != byte(zodb.WriteDelete) && tid > last:
-		v.current.Add(uint64(oid))
+		p.current.Add(uint64(oid))
 	default:
-		v.packable.Add(uint64(oid))
+		p.packable.Add(uint64(oid))
 	}
 	return nil
 }

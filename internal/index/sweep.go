@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -78,8 +81,13 @@ func (s *Store) Unswept() (sweep, compact bool) {
 	return w.to < s.current.Load().Horizon || !s.gone.empty(), w.compacted < w.to
 }
 
-// maxSweep bounds a batch: so many rows are deleted in one step. Their transactions are rewritten in it.
-const maxSweep = 20_000
+const (
+	// maxSweep bounds a batch: so many rows are deleted in one step, which takes about 15 MiB and holds commits up for some tens of
+	// milliseconds. Their transactions are rewritten in it: a transaction's row as often as batches have to do with it.
+	maxSweep = 100_000
+	// longHistory is how many packed revisions of one object go into a batch whatever room it has.
+	longHistory = 1000
+)
 
 // Sweep is State.Sweep. Errors of Pebble's log poison the node through Config.Broken, as those of Apply do. One at a time.
 func (s *Store) Sweep(ctx context.Context, v *Survey, progress func(done, total uint64)) error {
@@ -115,53 +123,182 @@ type sweeper struct {
 	progress func(done, total uint64)
 
 	done, total uint64
-	rows        []deletion // of the batch at hand
-	gone        []zodb.Oid // whose garbage rows go with it
-	blobs       []Revision // those of rows that have files
-	dataSize    uint64     // of rows
-	key         []byte
+	batch
+	key []byte
 }
+
+// batch is what one step deletes.
+type batch struct {
+	rows     []deletion
+	gone     []zodb.Oid // whose garbage rows go with it
+	blobs    []Revision // those of rows that have files
+	dataSize uint64     // of rows
+}
+
+func (b *batch) add(o *batch) {
+	b.rows = append(b.rows, o.rows...)
+	b.gone = append(b.gone, o.gone...)
+	b.blobs = append(b.blobs, o.blobs...)
+	b.dataSize += o.dataSize
+	o.clear()
+}
+
+func (b *batch) clear() { b.rows, b.gone, b.blobs, b.dataSize = b.rows[:0], b.gone[:0], b.blobs[:0], 0 }
 
 type deletion struct {
 	oid  zodb.Oid
 	tid  zodb.Tid
-	data bool // a record with data: it has a hash row
-	hash zodb.Hash
-	root zodb.Hash // of the blob's file, if it has one
+	hash [hashPrefix]byte // of a record's data: its hash row's
+	data bool             // a record with data: it has a hash row
 }
 
+// atOnce is how many objects a goroutine of a sweep looks at before its batch is looked at.
+const atOnce = 4096
+
 func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error {
-	for next := objects.Iterator(); next.HasNext(); {
-		// An iterator holds the tables of its making: a new one for each batch.
-		it, err := w.s.db.NewIter(recordBounds())
+	next := objects.Iterator()
+	gatherers := make([]gatherer, max(1, runtime.GOMAXPROCS(0)))
+	share := make([]uint64, 0, atOnce*len(gatherers))
+	for len(share) > 0 || next.HasNext() {
+		for len(share) < cap(share) && next.HasNext() {
+			share = append(share, next.Next())
+		}
+		n, err := w.gather(ctx, gatherers, share)
 		if err != nil {
 			return err
 		}
-		r := reading{iter: it}
-		for len(w.rows) < maxSweep && next.HasNext() && err == nil {
-			err = w.object(&r, zodb.Oid(next.Next()))
-			w.done++
+		if n == 0 { // the first one's history is long
+			if err = w.long(zodb.Oid(share[0])); err != nil {
+				return err
+			}
+			n = 1
 		}
-		if err := errors.Join(err, it.Close()); err != nil {
-			return err
-		}
-		if err := w.flush(ctx); err != nil {
-			return err
+		w.done += uint64(n)
+		share = share[:copy(share, share[n:])]
+		if len(w.rows) >= maxSweep || len(share) == 0 && !next.HasNext() {
+			if err := w.flush(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// object takes an object's packed revisions into the batch, oldest first: whatever a batch leaves, no reader finds an
-// old revision in the place of a newer one that is gone.
-func (w *sweeper) object(r *reading, oid zodb.Oid) error {
+// gather takes the packed revisions of some of these objects into the batch, beside each other, and returns how many objects, from the
+// first on. All revisions of an object are in one batch: whatever it leaves, no reader finds an old revision in the place of a
+// newer one that is gone.
+func (w *sweeper) gather(ctx context.Context, gatherers []gatherer, oids []uint64) (n int, err error) {
+	each := (len(oids) + len(gatherers) - 1) / len(gatherers)
+	errs := make([]error, len(gatherers))
+	var wg sync.WaitGroup
+	for i := range gatherers {
+		g := &gatherers[i]
+		g.w, g.done, g.oids = w, 0, oids[min(i*each, len(oids)):min((i+1)*each, len(oids))]
+		wg.Go(func() { errs[i] = g.run(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	whole := true // all before were whole
+	for i := range gatherers {
+		g := &gatherers[i]
+		if whole {
+			n += g.done
+			w.add(&g.batch)
+		}
+		whole = whole && g.done == len(g.oids)
+		g.clear()
+	}
+	return n, nil
+}
+
+// gatherer is one goroutine's part of a batch.
+type gatherer struct {
+	w *sweeper
+	walk
+	oids []uint64
+	done int // of them
+	batch
+}
+
+// run stops before a history that may be more than a batch, and where its part of one is full.
+func (g *gatherer) run(ctx context.Context) (err error) {
+	// An iterator holds the tables of its making: a new one each time.
+	if g.iter, err = g.w.s.db.NewIter(recordBounds()); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.iter.Close()) }()
+	g.begun = false
+	for i, oid := range g.oids {
+		if i%giveWay == 0 {
+			runtime.Gosched()
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if whole, err := g.object(zodb.Oid(oid)); err != nil || !whole {
+			return err
+		}
+		if g.done++; len(g.rows) >= maxSweep {
+			break
+		}
+	}
+	return nil
+}
+
+func (g *gatherer) object(oid zodb.Oid) (whole bool, err error) {
+	last, err := g.w.s.gone.last(oid)
+	if err != nil {
+		return false, err
+	}
+	rows, blobs, size := len(g.rows), len(g.blobs), g.dataSize
+	var next zodb.Tid
+	for ok := g.forward(oid); ok; ok = g.iter.Next() {
+		rev, err := g.revision(false, false)
+		if err != nil {
+			return false, err
+		}
+		if rev.Oid != oid {
+			break
+		}
+		rev.Next, next = next, rev.Tid
+		if !g.w.packed(&rev, last) {
+			continue
+		}
+		if len(g.rows)-rows == longHistory {
+			g.rows, g.blobs, g.dataSize = g.rows[:rows], g.blobs[:blobs], size
+			return false, nil
+		}
+		if rev.Kind == zodb.WriteData {
+			val := g.iter.Value() // revision looked for its error
+			rev.Hash = block.Sum(val[len(val)-rev.Size:])
+		}
+		g.take(&rev)
+	}
+	if err := g.iter.Error(); err != nil {
+		return false, g.w.s.blame(oid, err)
+	}
+	if last != 0 {
+		g.gone = append(g.gone, oid)
+	}
+	return true, nil
+}
+
+// long takes a history that may be more than a batch: they take its oldest revisions first.
+func (w *sweeper) long(oid zodb.Oid) (err error) {
 	last, err := w.s.gone.last(oid)
 	if err != nil {
 		return err
 	}
-	r.key = recordKey(r.key[:0], oid, 0) // the end of the object's rows: no revision has tid 0
+	iter, err := w.s.db.NewIter(recordBounds())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	r := reading{iter: iter, key: recordKey(nil, oid, 0)} // the end of the object's rows: no revision has tid 0
 	var before Revision
-	for ok := r.iter.SeekLT(append(r.key, 0)); ok; ok = r.iter.Prev() {
+	for ok := iter.SeekLT(append(r.key, 0)); ok; ok = iter.Prev() {
 		rev, err := r.revision(false, true)
 		if err != nil {
 			return err
@@ -169,10 +306,12 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 		if rev.Oid != oid {
 			break
 		}
-		if before.Tid != 0 {
-			before.Next = rev.Tid
-			if err := w.take(&before, last); err != nil {
-				return err
+		if before.Next = rev.Tid; before.Tid != 0 && w.packed(&before, last) {
+			w.take(&before)
+			if len(w.rows) >= maxSweep {
+				if err := w.flush(context.Background()); err != nil {
+					return err
+				}
 			}
 		}
 		before = rev
@@ -180,13 +319,11 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 			break
 		}
 	}
-	if err := r.iter.Error(); err != nil {
+	if err := iter.Error(); err != nil {
 		return w.s.blame(oid, err)
 	}
-	if before.Tid != 0 {
-		if err := w.take(&before, last); err != nil {
-			return err
-		}
+	if w.packed(&before, last) {
+		w.take(&before)
 	}
 	if last != 0 {
 		w.gone = append(w.gone, oid)
@@ -194,19 +331,17 @@ func (w *sweeper) object(r *reading, oid zodb.Oid) error {
 	return nil
 }
 
-func (w *sweeper) take(rev *Revision, last zodb.Tid) error {
-	if rev.Tid > w.horizon || rev.Tid > last && !packed(rev, w.horizon) {
-		return nil
-	}
-	w.rows = append(w.rows, deletion{rev.Oid, rev.Tid, rev.Kind == zodb.WriteData, rev.Hash, rev.Blob.Root})
+// packed tells whether a sweep deletes a revision. last is the object's last that went as garbage, if it did.
+func (w *sweeper) packed(rev *Revision, last zodb.Tid) bool {
+	return rev.Tid <= w.horizon && (rev.Tid <= last || packed(rev, w.horizon))
+}
+
+func (b *batch) take(rev *Revision) {
+	b.rows = append(b.rows, deletion{rev.Oid, rev.Tid, [hashPrefix]byte(rev.Hash[:hashPrefix]), rev.Kind == zodb.WriteData})
 	if rev.Blob.Exists() {
-		w.blobs = append(w.blobs, *rev)
+		b.blobs = append(b.blobs, *rev)
 	}
-	w.dataSize += uint64(rev.Size)
-	if len(w.rows) < maxSweep {
-		return nil
-	}
-	return w.flush(context.Background()) // within a long history
+	b.dataSize += uint64(rev.Size)
 }
 
 // flush deletes the batch's rows, and takes them out of their transactions, in one step.
@@ -230,7 +365,16 @@ func (w *sweeper) flush(ctx context.Context) error {
 	b := w.s.db.NewBatchWithSize(64 * (len(w.rows) + len(w.gone) + 16))
 	defer b.Close()
 	for i := range w.rows {
+		if i%giveWay == 0 {
+			runtime.Gosched()
+		}
 		if err := w.deleteRow(b, &w.rows[i]); err != nil {
+			return err
+		}
+	}
+	for i := range w.blobs {
+		w.key = blobKey(w.key[:0], w.blobs[i].Blob.Root, w.blobs[i].Oid, w.blobs[i].Tid)
+		if err := b.Delete(w.key, nil); err != nil {
 			return err
 		}
 	}
@@ -250,7 +394,7 @@ func (w *sweeper) flush(ctx context.Context) error {
 	if err := w.commit(b, &now); err != nil {
 		return err
 	}
-	w.rows, w.gone, w.blobs, w.dataSize = w.rows[:0], w.gone[:0], w.blobs[:0], 0
+	w.clear()
 	return nil
 }
 
@@ -274,11 +418,9 @@ func (w *sweeper) deleteRow(b *pebble.Batch, d *deletion) error {
 	if err := b.Delete(w.key, nil); err != nil || !d.data {
 		return err
 	}
-	w.key = hashKey(w.key[:0], d.hash, d.oid, d.tid)
-	if err := b.Delete(w.key, nil); err != nil || d.root == (zodb.Hash{}) {
-		return err
-	}
-	w.key = blobKey(w.key[:0], d.root, d.oid, d.tid)
+	var h zodb.Hash // the key has no more of it
+	copy(h[:], d.hash[:])
+	w.key = hashKey(w.key[:0], h, d.oid, d.tid)
 	return b.Delete(w.key, nil)
 }
 
@@ -291,6 +433,7 @@ func (w *sweeper) transactions(b *pebble.Batch) error {
 		for n < len(rest) && rest[n].tid == rest[0].tid {
 			n++
 		}
+		runtime.Gosched()
 		h, bases, err := w.s.header(rest[0].tid)
 		if err != nil {
 			return err

@@ -29,14 +29,15 @@ def _copy(conn: Any, value: Any) -> Any:
     return conn.importFile(exported)
 
 
-def soil(spec: storages.Spec, source: str, share: int = 5, times: int = 1) -> Results:
-    """The catalog at `source`, `times` over: every share'th document is gone, and the rest has a history."""
+def soil(spec: storages.Spec, source: str, objects: int, share: int = 5) -> Results:
+    """The catalog at `source`, copied up to about `objects`: every share'th document is gone, the rest has a history."""
     os.makedirs(spec["path"])
     shutil.copy(os.path.join(source, "Data.fs"), os.path.join(spec["path"], "Data.fs"))
     db = DB(FileStorage(os.path.join(spec["path"], "Data.fs")), cache_size=1_000_000)
     manager = transaction.TransactionManager()
     conn = db.open(manager)
     root = conn.root()
+    times = max(1, round(objects / len(db.storage)))
     for n in range(times - 1):
         root[f"{COPIES}{n}"] = PersistentMapping(
             documents=_copy(conn, root["documents"]), catalog=_copy(conn, root["catalog"])
@@ -83,25 +84,13 @@ class Committer(threading.Thread):
         self.join()
 
 
-def _disk(path: str) -> int:
-    return sum(os.path.getsize(os.path.join(where, name)) for where, _, names in os.walk(path) for name in names)
-
-
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def pack(spec: storages.Spec, source: str, commits: bool) -> Results:
-    """Pack what was imported before, in this process: a storage of this path that is empty is filled first."""
-    with storages.opened(spec) as storage:
-        if not len(storage):
-            other = FileStorage(os.path.join(source, "Data.fs"), read_only=True)
-            storage.copyTransactionsFrom(other)
-            other.close()
-            yield "#filled", len(storage)
-            return
-    before = _disk(spec["path"])
-    with storages.opened_db(spec) as db:
+def pack(spec: storages.Spec, prefix: str, commits: bool, cache_mb: int) -> Results:
+    """Pack what is there, with garbage collection, in this process; with commits, a thread of it commits meanwhile."""
+    with storages.opened_db(spec, cache_mb, objects=1000) as db:
         memory = _peak()
         committer = Committer(db)
         if commits:
@@ -109,16 +98,15 @@ def pack(spec: storages.Spec, source: str, commits: bool) -> Results:
         start = time.perf_counter()
         db.storage.pack(time.time(), referencesf)
         elapsed = time.perf_counter() - start
-        committer.stop() if commits else None
-        yield "pack", elapsed
-        yield "pack-memory", _peak() - memory
-        yield "#objects", len(db.storage)
-        if commits:
-            times = sorted(committer.times)
-            yield "#commits", len(times)
-            yield "commit-p99", times[len(times) * 99 // 100]
-    for old in ("Data.fs.old",):  # what FileStorage keeps of before
-        if os.path.exists(os.path.join(spec["path"], old)):
-            os.remove(os.path.join(spec["path"], old))
-    yield "size-before", before
-    yield "size-after", _disk(spec["path"])
+        if spec["kind"] == "filestorage":  # it keeps a copy of before
+            os.remove(os.path.join(spec["path"], "Data.fs.old"))
+        if not commits:
+            yield f"{prefix}-time", elapsed
+            yield f"{prefix}-memory", _peak() - memory
+            yield f"#{prefix}-objects", len(db.storage)
+            return
+        committer.stop()
+        times = sorted(committer.times)
+        yield f"{prefix}-busy-time", elapsed
+        yield f"#{prefix}-busy-commits", len(times)
+        yield f"{prefix}-busy-p99", 1e3 * times[len(times) * 99 // 100]

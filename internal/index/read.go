@@ -20,6 +20,23 @@ import (
 // revision copies the revision that the iterator stands on. Its hash is in no row (ADR 1): it is computed where it is wanted, since
 // it costs as much as the load; Pebble's own checksums cover what lies on this disk.
 func (r *reading) revision(withData, hash bool) (Revision, error) {
+	rev, err := r.row()
+	if err != nil || rev.Kind == zodb.WriteDelete {
+		return rev, err
+	}
+	if hash {
+		rev.Hash = block.Sum(rev.Data)
+	}
+	if withData {
+		rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
+	} else {
+		rev.Data = nil
+	}
+	return rev, nil
+}
+
+// row is revision, with data that is valid until the iterator moves.
+func (r *reading) row() (Revision, error) {
 	oid, tid, err := parseRecordKey(r.iter.Key())
 	if err != nil {
 		return Revision{}, &Corrupt{Cause: err}
@@ -41,14 +58,8 @@ func (r *reading) revision(withData, hash bool) (Revision, error) {
 		data = data[blobHeadLen:]
 	}
 	rev.Size = len(data)
-	if rev.Kind == zodb.WriteDelete {
-		return rev, nil
-	}
-	if hash {
-		rev.Hash = block.Sum(data)
-	}
-	if withData {
-		rev.Data = append(make([]byte, 0, len(data)), data...)
+	if rev.Kind != zodb.WriteDelete {
+		rev.Data = data
 	}
 	return rev, nil
 }
@@ -137,6 +148,28 @@ func (s *Store) LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 	return r.load(oid, at)
 }
 
+// ReadPinned is LoadPinned without a copy: it calls use with the revision, whose Data is valid until use returns.
+func (s *Store) ReadPinned(oid zodb.Oid, at zodb.Tid, use func(*Revision)) error {
+	r, err := s.readers.get()
+	if err != nil {
+		return err
+	}
+	defer s.readers.put(r)
+	next, err := r.newest(oid, at)
+	if err != nil {
+		return err
+	}
+	rev, err := r.row()
+	if err == nil && rev.Kind == zodb.WriteDelete {
+		err = ErrNotFound
+	}
+	if err == nil {
+		rev.Next = next
+		use(&rev)
+	}
+	return err
+}
+
 // border is what is packed of one object, as of the begin of a read: taken before the iterator, so that a sweep which ends
 // between the two is no gap.
 type border struct {
@@ -214,7 +247,7 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 }
 
 // Newest calls yield with the current revision of each object in [first, end) that has one, in order, until it returns
-// false; Data belongs to the caller. An object whose garbage waits for a sweep is left out, even if it has a later life. What is committed
+// false; Data is valid until yield returns. An object whose garbage waits for a sweep is left out, even if it has a later life. What is committed
 // or collected after the call began may be yielded as it was before.
 func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err error) {
 	var gone *roaring64.Bitmap
@@ -230,7 +263,7 @@ func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err erro
 	r := reading{iter: it}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for ok := it.First(); ok; {
-		rev, err := r.revision(true, false)
+		rev, err := r.row()
 		if err != nil {
 			return err
 		}

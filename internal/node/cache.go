@@ -1,6 +1,7 @@
 package node
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -10,95 +11,124 @@ import (
 
 const (
 	cacheShards = 64
-	// entryOverhead is what an entry costs besides its data: the struct, its map and ring slots, the allocator's rounding.
-	entryOverhead = 160
+	// entryOverhead is what an entry costs besides its data: its place in the ring and its slots in the table, both up to half empty.
+	entryOverhead = 96
 	// maxCached is the largest record kept, or half a shard: one must not push out the others.
 	maxCached = 256 << 10
+	// Data lies in pieces of a thirty-second of a shard, within these bounds.
+	minPiece, maxPiece = 4 << 10, 64 << 10
 )
 
 // recordCache keeps the newest revisions that were read or written, in bounded memory. An entry is (oid, tid, until): it is what a
-// reader at any position in [tid, until) sees. Only one revision of an object is kept. Eviction is by the clock
-// algorithm, so that a hit writes nothing but one flag.
+// reader at any position in [tid, until) sees. Only one revision of an object is kept. Entries leave in the order in which they
+// came, but one that was used since comes again, once for all its uses: so a hit writes nothing but one flag. There is no pointer in
+// it that Go's collector would follow.
 type recordCache struct {
 	shards [cacheShards]shard
 	limit  int          // bytes a shard
 	most   int          // bytes of the largest record kept
 	ahead  atomic.Int64 // records that were read ahead and then used; readahead takes them
+	arena  *arena
 }
 
 type shard struct {
-	mu      sync.RWMutex // guards all below; never held across I/O
-	entries map[zodb.Oid]*cached
-	ring    []*cached // every entry, in the clock's order
-	hand    int
-	bytes   int
-	closes  uint64 // how often an entry was closed or could have been: a fill that began before is not kept
+	mu     sync.Mutex // guards all below but closes; never held across I/O
+	table  []uint64   // by oid, open addressing: 1 + the number of its entry; 0 is free. Invariant: at most half of it is taken
+	shift  uint       // of the product of oidHash: 64 - log2 of the table's length
+	ring   []entry    // entry number n is at n modulo its length, a power of two
+	first  uint64     // number of the oldest entry
+	next   uint64     // number of the next one
+	live   int        // entries that are in the table
+	data   byteLog    // of the entries in order
+	bytes  int        // data and overhead of all entries, dead ones too
+	closed bool
+
+	// closes is how often an entry was closed or could have been: a fill that began before is not kept. Written under mu.
+	closes atomic.Uint64
 }
 
-type cached struct {
+type entry struct {
 	oid   zodb.Oid
 	tid   zodb.Tid
 	until zodb.Tid // MaxTid while current. Invariant: only falls, from MaxTid to the successor's tid, or to tid: nobody's
-	slot  int
-	ahead bool // read ahead: nobody has asked for it so far, unless used
-	used  atomic.Bool
-	data  []byte // never written again: a reader may copy it after unlocking
+	pos   uint64   // of its data
+	size  uint32
+	flags uint32
 }
+
+const (
+	entryUsed  = 1 << iota // since it came
+	entryAhead             // read ahead: nobody has asked for it so far, unless used
+	entryDead              // not in the table any more: a newer revision is, or none
+)
 
 func newRecordCache(bytes int64) *recordCache {
 	c := &recordCache{limit: int(bytes / cacheShards)}
 	c.most = min(maxCached, c.limit/2)
+	piece := min(max(minPiece, 1<<bits.Len(uint(c.limit/64))), maxPiece)
+	c.arena = newArena(cacheShards*(c.limit+2*piece), piece)
 	for i := range c.shards {
-		c.shards[i].entries = make(map[zodb.Oid]*cached)
+		c.shards[i].data.arena = c.arena
+		c.shards[i].grow()
 	}
 	return c
 }
 
+// close gives the memory back; from then on nothing is found and nothing kept.
+func (c *recordCache) close() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.table, s.ring, s.data, s.closed = make([]uint64, 2), nil, byteLog{}, true
+		s.shift = 63
+		s.mu.Unlock()
+	}
+	c.arena.close()
+}
+
 func (c *recordCache) shard(oid zodb.Oid) *shard { return &c.shards[shardOf(oid)] }
 
+func oidHash(oid zodb.Oid) uint64 { return uint64(oid) * 0x9e3779b97f4a7c15 }
+
 // shardOf: neighbours lie in different shards; multiplication spreads ranges handed out in strides of a power of two.
-func shardOf(oid zodb.Oid) int { return int(uint64(oid) * 0x9e3779b97f4a7c15 >> 58) }
+func shardOf(oid zodb.Oid) int { return int(oidHash(oid) >> 58) }
 
-// tryGet returns the data that a reader at `at` sees, if it is here and no writer is busy in its shard.
-func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
+// tryGet copies what a reader at `at` sees into buf, if it is here, fits and nobody is busy in its shard.
+func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
 	s := c.shard(oid)
-	if !s.mu.TryRLock() {
-		return nil, 0, false
+	if !s.mu.TryLock() {
+		return 0, 0, false
 	}
-	return c.look(s, oid, at)
+	return c.look(s, oid, at, buf)
 }
 
-// get is tryGet, and waits for a writer.
-func (c *recordCache) get(oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
+// get is tryGet, and waits for who is busy.
+func (c *recordCache) get(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
 	s := c.shard(oid)
-	s.mu.RLock()
-	return c.look(s, oid, at)
+	s.mu.Lock()
+	return c.look(s, oid, at, buf)
 }
 
-// look unlocks s, which is read-locked.
-func (c *recordCache) look(s *shard, oid zodb.Oid, at zodb.Tid) ([]byte, zodb.Tid, bool) {
-	e := s.entries[oid]
-	if e == nil || at < e.tid || at >= e.until {
-		s.mu.RUnlock()
-		return nil, 0, false
+// look unlocks s, which is locked.
+func (c *recordCache) look(s *shard, oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
+	defer s.mu.Unlock()
+	e := s.find(oid)
+	if e == nil || at < e.tid || at >= e.until || int(e.size) > len(buf) {
+		return 0, 0, false
 	}
-	data, tid := e.data, e.tid
-	if !e.used.Load() && !e.used.Swap(true) && e.ahead {
+	s.data.read(e.pos, buf[:e.size])
+	if e.flags&(entryUsed|entryAhead) == entryAhead {
 		c.ahead.Add(1)
 	}
-	s.mu.RUnlock()
-	return data, tid, true
+	e.flags |= entryUsed
+	return int(e.size), e.tid, true
 }
 
-// begin is to be called before the state is read for oid; its result goes to fill.
-func (c *recordCache) begin(oid zodb.Oid) uint64 {
-	s := c.shard(oid)
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.closes
-}
+// begin is to be called before the state is read for oid; its result goes to fill. It does not lock: what closed an entry was
+// in the state before it counted.
+func (c *recordCache) begin(oid zodb.Oid) uint64 { return c.shard(oid).closes.Load() }
 
-// fill keeps what was read from the state, unless the shard's objects changed since begin. rev.Data may not be written after it.
+// fill keeps a copy of what was read from the state, unless the shard's objects changed since begin.
 func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	if len(rev.Data) > c.most {
 		return
@@ -110,27 +140,24 @@ func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	s := c.shard(rev.Oid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closes != begun {
+	if s.closes.Load() != begun {
 		return
 	}
-	if e := s.entries[rev.Oid]; e != nil && e.tid >= rev.Tid && e.until > e.tid {
+	if e := s.find(rev.Oid); e != nil && e.tid >= rev.Tid && e.until > e.tid {
 		return // what is here is as new
 	}
-	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: until, data: rev.Data}, c.limit)
+	s.put(entry{oid: rev.Oid, tid: rev.Tid, until: until}, rev.Data, c.limit)
 }
 
 // beginAll is begin for every shard.
 func (c *recordCache) beginAll() (begun [cacheShards]uint64) {
 	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.RLock()
-		begun[i] = s.closes
-		s.mu.RUnlock()
+		begun[i] = c.shards[i].closes.Load()
 	}
 	return begun
 }
 
-// fillAhead keeps a current revision that nobody asked for, where there is none of the object. It takes rev.Data over.
+// fillAhead keeps a copy of a current revision that nobody asked for, where there is none of the object.
 func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64) {
 	if len(rev.Data) > c.most {
 		return
@@ -139,10 +166,10 @@ func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64)
 	s := &c.shards[n]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closes != begun[n] || s.entries[rev.Oid] != nil {
+	if s.closes.Load() != begun[n] || s.find(rev.Oid) != nil {
 		return
 	}
-	s.put(&cached{oid: rev.Oid, tid: rev.Tid, until: zodb.MaxTid, ahead: true, data: rev.Data}, c.limit)
+	s.put(entry{oid: rev.Oid, tid: rev.Tid, until: zodb.MaxTid, flags: entryAhead}, rev.Data, c.limit)
 }
 
 // applied closes the entries of a transaction's objects; those with data are replaced by it.
@@ -150,10 +177,10 @@ func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid, staged map[zodb.Oid
 	for _, oid := range oids {
 		s := c.shard(oid)
 		s.mu.Lock()
-		s.closes++
+		s.closes.Add(1)
 		if data, ok := staged[oid]; ok && len(data) <= c.most {
-			s.put(&cached{oid: oid, tid: tid, until: zodb.MaxTid, data: data}, c.limit)
-		} else if e := s.entries[oid]; e != nil && e.until > tid {
+			s.put(entry{oid: oid, tid: tid, until: zodb.MaxTid}, data, c.limit)
+		} else if e := s.find(oid); e != nil && e.until > tid {
 			e.until = tid
 		}
 		s.mu.Unlock()
@@ -165,42 +192,10 @@ func (c *recordCache) drop(oids []zodb.Oid) {
 	for _, oid := range oids {
 		s := c.shard(oid)
 		s.mu.Lock()
-		s.closes++
-		if e := s.entries[oid]; e != nil {
+		s.closes.Add(1)
+		if e := s.find(oid); e != nil {
 			e.until = e.tid // no reader is in [tid, tid)
 		}
 		s.mu.Unlock()
-	}
-}
-
-// put replaces or adds an entry and makes room. REQUIRES: s.mu is held.
-func (s *shard) put(e *cached, limit int) {
-	if old := s.entries[e.oid]; old != nil {
-		s.bytes -= len(old.data) + entryOverhead
-		e.slot = old.slot
-		s.ring[e.slot] = e
-		e.used.Store(true)
-	} else {
-		e.slot = len(s.ring)
-		s.ring = append(s.ring, e)
-	}
-	s.entries[e.oid] = e
-	s.bytes += len(e.data) + entryOverhead
-	for s.bytes > limit && len(s.ring) > 1 {
-		if s.hand >= len(s.ring) {
-			s.hand = 0
-		}
-		victim := s.ring[s.hand]
-		if victim == e || victim.used.Swap(false) {
-			s.hand++
-			continue
-		}
-		last := len(s.ring) - 1
-		s.ring[s.hand] = s.ring[last]
-		s.ring[s.hand].slot = s.hand
-		s.ring[last] = nil
-		s.ring = s.ring[:last]
-		s.bytes -= len(victim.data) + entryOverhead
-		delete(s.entries, victim.oid)
 	}
 }

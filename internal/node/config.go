@@ -24,8 +24,7 @@ type Config struct {
 	Create bool `json:"create"`
 	// ReadOnly refuses what writes objects. The peer itself goes on being one: it replays its log.
 	ReadOnly bool `json:"read-only"`
-	// CacheSize bounds the memory for records, in bytes: three eighths hold records (which Go's collector may double), a
-	// quarter table blocks. 0 means 256 MiB; at least 8 MiB.
+	// CacheSize bounds the memory for records, in bytes: three eighths hold records, a quarter table blocks. 0 means 256 MiB; at least 8 MiB.
 	CacheSize int64 `json:"cache-size"`
 	// VoteWait bounds a vote's wait for others' reservations. 0 means 10s; at most Lease.
 	VoteWait Duration `json:"vote-wait"`

@@ -288,6 +288,7 @@ func (n *Node) stop() error {
 	if n.ahead != nil {
 		n.ahead.close()
 	}
+	n.cache.close()
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 		if n.store.Abandoned() {

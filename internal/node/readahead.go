@@ -49,9 +49,9 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 	return a
 }
 
-// fits tells whether all current revisions take at most half of the cache, and a core is left to read them.
+// fits tells whether all current revisions take at most three quarters of the cache, and a core is left to read them.
 func (c *recordCache) fits(st index.Stats) bool {
-	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/2) && runtime.GOMAXPROCS(0) > 1
+	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/4*3) && runtime.GOMAXPROCS(0) > 1
 }
 
 // missed is told of each oid that was read from the state. It never waits.
@@ -70,14 +70,19 @@ func (a *readahead) missed(oid zodb.Oid) {
 
 // warm reads everything in the order of oids, what is asked for in between first. False: it was stopped.
 func (a *readahead) warm() bool {
+	done := map[zodb.Oid]bool{} // groups that were asked for
 	for next, more := zodb.Oid(0), true; more; {
 		select {
 		case <-a.stop:
 			return false
 		case first := <-a.asks:
-			a.read(first, first+aheadOids)
+			if first >= next && !done[first] {
+				if _, more := a.read(first, first+aheadOids, nil); !more {
+					done[first] = true
+				}
+			}
 		default:
-			next, more = a.read(next, ^zodb.Oid(0))
+			next, more = a.read(next, ^zodb.Oid(0), done)
 		}
 	}
 	return true
@@ -101,16 +106,23 @@ func (a *readahead) follow() {
 			}
 		}
 		credit = max(credit-aheadCost, -aheadCredit)
-		a.read(first, first+aheadOids)
+		a.read(first, first+aheadOids, nil)
 	}
 }
 
-// read takes a part of [first, end) into the cache, at most about aheadBytes; next is where it ended, before its end if more. An
-// error is left to the load that will meet it, too, and name it.
-func (a *readahead) read(first, end zodb.Oid) (next zodb.Oid, more bool) {
+// read takes a part of [first, end) into the cache, at most about aheadBytes and up to a group that is done; next is where it goes
+// on, before its end if more. An error is left to the load that will meet it, too, and name it.
+func (a *readahead) read(first, end zodb.Oid, done map[zodb.Oid]bool) (next zodb.Oid, more bool) {
 	begun := a.cache.beginAll()
-	size := 0
+	size, last := 0, ^zodb.Oid(0)
 	_ = a.state.Newest(first, end, func(rev index.Revision) bool {
+		if group := rev.Oid / aheadOids * aheadOids; group != last && len(done) > 0 {
+			if done[group] {
+				next, more = group+aheadOids, true
+				return false
+			}
+			last = group
+		}
 		size += len(rev.Data)
 		next, more = rev.Oid+1, size >= aheadBytes
 		a.cache.fillAhead(&rev, &begun)

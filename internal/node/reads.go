@@ -16,37 +16,52 @@ func (n *Node) TryLoad(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bo
 	if n.closed.Load() {
 		return 0, 0, false
 	}
-	data, tid, ok := n.cache.tryGet(oid, at)
-	if !ok || len(data) > len(buf) {
-		return 0, 0, false
-	}
-	return copy(buf, data), tid, true
+	return n.cache.tryGet(oid, at, buf)
 }
 
 // Load is Operations.Load.
 func (n *Node) Load(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	rev, err := n.load(oid, at)
-	if err != nil {
-		return rev, err
-	}
-	rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
-	return n.hide(rev), nil
+	return n.hide(rev), err
 }
 
 // LoadTo is Operations.LoadTo.
 func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, error) {
 	// TryLoad may have met the writer that brought it.
-	if data, tid, ok := n.cache.get(oid, at); ok && len(data) <= len(buf) && !n.closed.Load() {
-		return copy(buf, data), tid, nil
+	if size, tid, ok := n.cache.get(oid, at, buf); ok && !n.closed.Load() {
+		return size, tid, nil
 	}
-	rev, err := n.loadPinned(oid, at)
-	if err == nil && len(rev.Data) <= len(buf) {
-		copy(buf, rev.Data)
+	if err := n.enter(); err != nil {
+		return 0, 0, err
 	}
-	return len(rev.Data), rev.Tid, err
+	defer n.calls.RUnlock()
+	begun := n.cache.begin(oid)
+	gone, err := n.store.Gone(oid)
+	if err != nil {
+		return 0, 0, err
+	}
+	size, tid := 0, zodb.Tid(0)
+	err = n.store.ReadPinned(oid, at, func(rev *index.Revision) {
+		if size, tid = len(rev.Data), rev.Tid; size <= len(buf) {
+			copy(buf, rev.Data)
+		}
+		n.keepPinned(rev, gone, begun)
+	})
+	if err != nil {
+		return 0, 0, n.packedAway(oid, at, err)
+	}
+	return size, tid, nil
 }
 
-// load reads from the state. The data is the cache's from then on: nobody writes to it.
+// keepPinned caches what LoadPinned's kin read, but for what is nobody's but older snapshots'.
+func (n *Node) keepPinned(rev *index.Revision, gone zodb.Tid, begun uint64) {
+	if rev.Tid > gone {
+		n.cache.fill(rev, begun)
+		n.ahead.missed(rev.Oid)
+	}
+}
+
+// load reads from the state.
 func (n *Node) load(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	if err := n.enter(); err != nil {
 		return index.Revision{}, err
@@ -79,11 +94,7 @@ func (e *PackedAway) Error() string {
 // LoadPinned is Operations.LoadPinned.
 func (n *Node) LoadPinned(_ context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	rev, err := n.loadPinned(oid, at)
-	if err != nil {
-		return rev, err
-	}
-	rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
-	return n.hide(rev), nil
+	return n.hide(rev), err
 }
 
 // loadPinned is load for LoadPinned.
@@ -101,10 +112,7 @@ func (n *Node) loadPinned(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	if err != nil {
 		return rev, n.packedAway(oid, at, err)
 	}
-	if rev.Tid > gone { // else it is nobody's but those older snapshots'
-		n.cache.fill(&rev, begun)
-		n.ahead.missed(oid)
-	}
+	n.keepPinned(&rev, gone, begun)
 	return rev, nil
 }
 
@@ -147,7 +155,6 @@ func (n *Node) LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) ([]i
 		}
 		if err == nil {
 			n.cache.fill(&rev, begun[i])
-			rev.Data = append(make([]byte, 0, len(rev.Data)), rev.Data...)
 		}
 		revs[i], errs[i] = n.hide(rev), err
 	})

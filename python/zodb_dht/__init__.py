@@ -1,17 +1,15 @@
 """zodb_dht: a ZODB storage without a central server.
 
-DHTStorage is loaded on first use; the native library when a storage is opened, not before: a fork after that hangs the
-child.
+The native library is loaded when a storage is opened, not before: a fork after that hangs the child.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from .mvcc import MVCCStorage
+from .shared import SharedStorage
+from .storage import DHTStorage
 
-if TYPE_CHECKING:
-    from .storage import DHTStorage
-
-__all__ = ["DHTStorage", "version"]
+__all__ = ["DHTStorage", "MVCCStorage", "SharedStorage", "version"]
 
 
 def version() -> str:
@@ -19,11 +17,3 @@ def version() -> str:
     from importlib.metadata import version as installed
 
     return installed("zodb_dht")
-
-
-def __getattr__(name: str) -> Any:
-    if name == "DHTStorage":
-        from .storage import DHTStorage
-
-        return DHTStorage
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

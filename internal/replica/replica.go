@@ -66,8 +66,9 @@ const (
 	maxLease = 10 * time.Minute
 	// maxUncommitted bounds the entries that raft holds and that are not committed; above it proposals wait.
 	maxUncommitted = 256 << 20
-	// maxRestoring bounds the bytes of restored transactions under way.
-	maxRestoring = 16 << 20
+	// maxRestoring bounds the bytes of restored transactions under way. What is under way when a memtable is flushed lies in a table
+	// twice until a compaction, as an entry and as rows.
+	maxRestoring = 2 << 20
 	// maxRound bounds the entries that one append and one sync take together.
 	maxRound = 8 << 20
 )

@@ -227,6 +227,9 @@ func (c *comparison) fill(ctx context.Context, storage, database string) error {
 	if c.filled[key] {
 		return nil
 	}
+	if database == noDatabase {
+		return nil
+	}
 	name, parameters, err := c.filler(ctx, database)
 	if err != nil {
 		return err

@@ -14,6 +14,8 @@ func unit(metric string) string {
 		return "fsyncs"
 	case metric == "bytes-per-object":
 		return "B"
+	case strings.HasPrefix(metric, "blob-"):
+		return "MB/s"
 	case strings.HasPrefix(metric, "pack-"):
 		return map[string]string{"time": "s", "memory": "MB", "p99": "ms", "left": "share"}[metric[strings.LastIndex(metric, "-")+1:]]
 	case strings.HasPrefix(metric, "catalog-"), strings.HasPrefix(metric, "import"):

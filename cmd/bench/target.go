@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -55,6 +57,11 @@ func targets(s sizes) []target {
 	add("import", filestorage, atMost, 1)
 	add("import-closed", filestorage, atMost, 1)
 	add("bytes-per-object", filestorage, atMost, 0.4)
+	for _, name := range slices.Sorted(maps.Keys(s.blobs)) {
+		for _, way := range []string{"upload", "upload-durable", "download"} {
+			add(fmt.Sprintf("blob-%s-%s", name, way), filestorage, atLeast, 1)
+		}
+	}
 	for _, n := range s.packs {
 		for _, kind := range []string{"time", "busy-time"} {
 			metric := fmt.Sprintf("pack-%d-%s", n, kind)
@@ -138,4 +145,6 @@ func (t target) reference(f figures) (float64, bool) {
 	return sq, b
 }
 
-func largerIsBetter(metric string) bool { return strings.HasPrefix(metric, "commits-") }
+func largerIsBetter(metric string) bool {
+	return strings.HasPrefix(metric, "commits-") || strings.HasPrefix(metric, "blob-")
+}

@@ -11,7 +11,7 @@ type workload struct {
 	name       string // what --only names; several workloads may share one
 	worker     string // the worker's name of it
 	parameters map[string]any
-	database   string // "items-N" holds N items, "catalog" the catalog, "soiled-N" copies of it with about N objects, a fifth of them garbage, "" is a new one that is removed afterwards
+	database   string // "items-N" holds N items, "catalog" the catalog, noDatabase leaves it to the worker, "soiled-N" copies of it with about N objects, a fifth of them garbage, "" is a new one that is removed afterwards
 	copied     bool   // it runs on a copy of the database, which is removed afterwards
 	killed     bool   // the process before it committed to the database until kill -9
 	traced     bool   // the worker runs under strace, which counts its fsyncs
@@ -41,19 +41,23 @@ type sizes struct {
 	objects   int     // of the database that is committed to
 	coldCount int
 	packs     []int // objects of the databases that are packed
+	blobs     map[string]int64
 }
 
 func fullSizes() sizes {
 	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
-		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000, packs: []int{200_000}}
+		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000, packs: []int{200_000},
+		blobs: map[string]int64{"64k": 64 << 10, "16m": 16 << 20, "1g": 1 << 30}}
 }
 
 func quickSizes() sizes {
 	return sizes{loads: []int{300, 1000}, opens: []int{1000, 2000}, commits: map[string]int{"1": 30, "10": 20, "100": 5},
-		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200, packs: []int{1000}}
+		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200, packs: []int{1000},
+		blobs: map[string]int64{"64k": 64 << 10}}
 }
 
 const (
+	noDatabase  = "none"
 	openCacheMB = 64
 	packCacheMB = 64
 )
@@ -85,6 +89,8 @@ func workloads(s sizes) []workload {
 			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
 		workload{name: "commit-syncs", worker: "commit-syncs", database: committed, traced: true, once: true,
 			parameters: params("objects", s.objects, "count", 50), only: embedded(), why: "only processes that hold their database are traced"})
+	all = append(all, workload{name: "blobs", worker: "blobs", database: noDatabase, parameters: params("sizes", s.blobs), only: []string{dht, filestorage},
+		why: "blobs are measured where they lie in files beside the database"})
 	for _, n := range s.packs {
 		for _, commits := range []bool{false, true} {
 			all = append(all, workload{name: "pack", worker: "pack", database: fmt.Sprintf("soiled-%d", n), copied: true, only: packed(),

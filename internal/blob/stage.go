@@ -76,6 +76,9 @@ func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path strin
 	return nil
 }
 
+// window is how much of a file startWrite is asked for at once: more would wait in it for the disk.
+const window = 16 << 20
+
 // read hashes a staged file while the disk takes it, and makes its directory.
 func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	f, err := os.Open(s.name)
@@ -87,21 +90,33 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	if err != nil {
 		return err
 	}
+	// Not the sync at once: until the runtime notices that it waits for the disk, it holds a processor that could hash.
+	startWrite(f, 0, min(window, info.Size()))
+	var wg sync.WaitGroup
+	if info.Size() > window {
+		wg.Go(func() {
+			for at := int64(window); at < info.Size() && d.run.Err() == nil; at += window {
+				startWrite(f, at, window)
+			}
+		})
+	}
 	dirs, err := makeDirs(d.path, d.oidPath(oid))
+	if err == nil {
+		s.tree = &tree{}
+		s.blob.Size = info.Size()
+		s.blob.Root, err = block.Import(d.run, f, info.Size(), s.tree)
+	}
+	wg.Wait()
 	if err != nil {
 		return err
 	}
 	// All at once: a journalling file system waits for one commit of its journal instead of three.
 	dirs = append(dirs, filepath.Dir(s.name))
-	errs := make([]error, 1+len(dirs))
-	var wg sync.WaitGroup
-	wg.Go(func() { errs[0] = f.Sync() })
+	errs := make([]error, len(dirs))
 	for i, dir := range dirs {
-		wg.Go(func() { errs[1+i] = syncDir(dir) })
+		wg.Go(func() { errs[i] = syncDir(dir) })
 	}
-	s.tree = &tree{}
-	s.blob.Size = info.Size()
-	s.blob.Root, err = block.Import(d.run, f, info.Size(), s.tree)
+	err = f.Sync()
 	wg.Wait()
 	return errors.Join(err, errors.Join(errs...))
 }

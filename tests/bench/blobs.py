@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,17 @@ def worker(kind: str, path: str, size: int, count: int) -> dict[str, float]:
     reader.close()
     db.close()
     return {**took, "memory": grown}
+
+
+def workload(spec: dict[str, Any], sizes: dict[str, int]) -> Iterator[tuple[str, float]]:
+    """`compare --only blobs`: MB/s for blobs of each size."""
+    for name, size in sizes.items():
+        count = max(1, min(200, 64 * MB // size))
+        path = os.path.join(spec["path"], name)
+        for metric, took in worker(spec["kind"], path, size, count).items():
+            if metric in ("upload", "upload_durable", "download"):
+                yield f"blob-{name}-{metric.replace('_', '-')}", size * count / took / 1e6
+        shutil.rmtree(path)
 
 
 def measure(directory: Path, size: int, count: int, rounds: int) -> dict[str, dict[str, list[float]]]:

@@ -26,6 +26,7 @@ WORKLOADS = {
     "catalog": ("requests", "catalog_request"),
     "soil-catalog": ("packs", "soil"),
     "pack": ("packs", "pack"),
+    "blobs": ("blobs", "workload"),
     "commit-sizes": ("commits", "sizes"),
     "commit-writers": ("commits", "writers"),
     "commit-syncs": ("commits", "syncs"),

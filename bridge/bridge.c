@@ -525,9 +525,14 @@ METHOD(node_current) {
 METHOD(node_repeats) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 2, "repeats")) return NULL;
-    put_fixed(&r, args[1], 8, "a tid");
-    put_oids(&r, args[0]);
+    char *keys;
+    Py_ssize_t len;
+    if (!nargs_is(n, 1, "repeats") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
+    if (len % 16) {
+        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
+        return NULL;
+    }
+    put(&r, keys, (size_t)len);
     if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);

@@ -27,7 +27,7 @@ import (
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
 //	... backwards start, stop, limit        -> the same, newest first
 //	current       oid, limit                -> per object: oid, tid, bytes
-//	repeats       tid, oid ...              -> per oid: tid (0: none)
+//	repeats       per key: oid, tid         -> per key: tid (0: none)
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
 //	vote          txn id 16, snapshot, now 8 (ns since 1970, 0: the core's clock), bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
@@ -91,6 +91,15 @@ func (r *request) oids() []zodb.Oid {
 	return oids
 }
 
+// keys takes all that is left.
+func (r *request) keys() []index.RevisionKey {
+	keys := make([]index.RevisionKey, len(r.b)/16)
+	for i := range keys {
+		keys[i] = index.RevisionKey{Oid: r.oid(), Tid: r.tid()}
+	}
+	return keys
+}
+
 func u64[T ~uint64](dst []byte, v T) []byte { return binary.BigEndian.AppendUint64(dst, uint64(v)) }
 
 // service makes calls on one node. op is one of bridge.h's.
@@ -142,11 +151,7 @@ func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, e
 
 func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) {
 	limit := r.uint64()
-	keys := make([]index.RevisionKey, len(r.b)/16)
-	for i := range keys {
-		keys[i] = index.RevisionKey{Oid: r.oid(), Tid: r.tid()}
-	}
-	revs, err := s.n.LoadRevisions(ctx, keys, int(min(limit, 1<<30)))
+	revs, err := s.n.LoadRevisions(ctx, r.keys(), int(min(limit, 1<<30)))
 	size := 0
 	for i := range revs {
 		size += 5 + len(revs[i].Data)
@@ -213,8 +218,7 @@ func (s service) current(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) repeats(ctx context.Context, r *request) ([]byte, error) {
-	tid := r.tid()
-	tids, err := s.n.Repeats(ctx, r.oids(), tid)
+	tids, err := s.n.Repeats(ctx, r.keys())
 	var dst []byte
 	for _, t := range tids {
 		dst = u64(dst, t)

@@ -34,8 +34,8 @@ type Operations interface {
 	// Current returns the objects that exist now, from oid `from` on, in order of oid: at most n, and no more once their
 	// data exceeds 4 MiB. None says that there are no more.
 	Current(ctx context.Context, from zodb.Oid, n int) ([]index.Revision, error)
-	// Repeats tells, for each of oids, which older revision has the data that tid's has; see index.State.
-	Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error)
+	// Repeats tells, for each of these revisions, which older one of its object has the same data; see index.State.
+	Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Tid, error)
 
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid

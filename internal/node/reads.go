@@ -300,18 +300,18 @@ func (n *Node) Current(ctx context.Context, from zodb.Oid, limit int) (revs []in
 }
 
 // Repeats is Operations.Repeats.
-func (n *Node) Repeats(ctx context.Context, oids []zodb.Oid, tid zodb.Tid) ([]zodb.Tid, error) {
+func (n *Node) Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Tid, error) {
 	if err := n.enter(); err != nil {
 		return nil, err
 	}
 	defer n.calls.RUnlock()
-	tids := make([]zodb.Tid, len(oids))
-	for i, oid := range oids {
+	tids := make([]zodb.Tid, len(keys))
+	for i, key := range keys {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		var err error
-		if tids[i], err = n.store.Repeats(oid, tid); err != nil {
+		if tids[i], err = n.store.Repeats(key.Oid, key.Tid); err != nil {
 			return nil, err
 		}
 	}

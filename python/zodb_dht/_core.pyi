@@ -37,8 +37,8 @@ class Node:
         """As transactions(), newest first."""
     def current(self, start: bytes, limit: int) -> list[tuple[bytes, bytes, bytes]]:
         """(oid, tid, data) of what exists now, from oid start on: at most limit, and about 4 MiB; none: no more."""
-    def repeats(self, oids: Sequence[bytes], tid: bytes) -> list[bytes | None]:
-        """For each of oids, which tid wrote, the newest older revision with the same data, as an undo copies it."""
+    def repeats(self, keys: bytes) -> list[bytes | None]:
+        """For each oid + tid in keys, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid, horizon."""

@@ -6,6 +6,7 @@ used the next one is read by a thread of the iterator's own, which ends with the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -13,6 +14,7 @@ from functools import cached_property
 import zope.interface
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 from ZODB.interfaces import IStorageRecordInformation, IStorageTransactionInformation
+from ZODB.POSException import POSError
 
 from .native import Header, Node
 from .peer import p64, u64
@@ -27,16 +29,21 @@ Data = bytes | bool | None
 
 
 class Repeats:
-    """Which older revisions the records of one transaction repeat, asked for all of them once one is asked for."""
+    """Which older revisions the records of one transaction repeat, asked for all of them once one is asked for.
 
-    def __init__(self, node: Node, oids: list[bytes], tid: bytes) -> None:
-        self._node = node
+    Whoever asks once will ask for each: what follows is found with the next piece.
+    """
+
+    def __init__(self, pieces: Pieces, oids: list[bytes], tid: bytes) -> None:
+        self._pieces = pieces
         self._oids = oids
         self._tid = tid
 
     @cached_property
     def tids(self) -> dict[bytes, bytes | None]:
-        return dict(zip(self._oids, self._node.repeats(self._oids, self._tid), strict=True))
+        self._pieces.repeats = True
+        found = self._pieces.node.repeats(_keys(self._tid, self._oids))
+        return dict(zip(self._oids, found, strict=True))
 
 
 @zope.interface.implementer(IStorageRecordInformation)
@@ -66,7 +73,7 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Record]:
         tid = self.tid
-        repeats = Repeats(self._piece.node, self._piece.headers[self._index][-1], tid)
+        repeats = self._piece.repeats(self._index)
         for oid, data in self._piece.records(self._index):
             if not isinstance(data, bool):  # else packed away since the iteration began
                 yield Record(oid, tid, data, repeats)
@@ -80,6 +87,7 @@ class Piece:
         self.node = pieces.node
         self.headers = headers
         self._found: dict[int, list[Data]] = {}  # by index
+        self._repeats: dict[int, Repeats] = {}  # by index, those that were found with the piece
 
     def read(self, index: int = 0) -> None:
         """Read records of the transaction and of those behind it."""
@@ -93,6 +101,22 @@ class Piece:
                 break
             self._found[behind] = found
             start += len(header[-1])
+
+    def find_repeats(self) -> None:
+        """Find at once what the records of all transactions repeat."""
+        keys = b"".join([_keys(header[0], header[-1]) for header in self.headers])
+        if len(keys) > 16 * RECORDS_AT_ONCE:
+            return
+        found, start = self.node.repeats(keys), 0
+        for index, (tid, *_, oids) in enumerate(self.headers):
+            known = self._repeats[index] = Repeats(self._pieces, oids, tid)
+            known.tids = dict(zip(oids, found[start : start + len(oids)], strict=True))
+            start += len(oids)
+
+    def repeats(self, index: int) -> Repeats:
+        """Of a transaction."""
+        known = self._repeats.pop(index, None)
+        return Repeats(self._pieces, self.headers[index][-1], self.headers[index][0]) if known is None else known
 
     def records(self, index: int) -> Iterator[tuple[bytes, Data]]:
         """(oid, data) of a transaction's records."""
@@ -113,6 +137,7 @@ class Pieces:
 
     def __init__(self, node: Node, start: bytes, stop: bytes) -> None:
         self.node = node
+        self.repeats = False  # somebody asks what records repeat
         self._start = start
         self._stop = stop
         self._headers: list[Header] = []  # read, and not in a piece yet
@@ -144,6 +169,9 @@ class Pieces:
     def _take_and_read(self) -> Piece:
         piece = self._take()
         piece.read()
+        if self.repeats:
+            with contextlib.suppress(POSError):  # who asks is told
+                piece.find_repeats()
         return piece
 
     def _take(self) -> Piece:

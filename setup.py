@@ -37,7 +37,7 @@ class BuildGo(build_ext):
         )
         env = dict(os.environ, CGO_ENABLED="1", CGO_LDFLAGS=undefined, CGO_LDFLAGS_ALLOW="-Wl,.*")
         env["CGO_CFLAGS"] = f"-O2 -I{sysconfig.get_paths()['include']}"
-        common = [go, "build", "-trimpath", "-ldflags=-s -w"]
+        common = [go, "build", "-trimpath", f"-ldflags=-s -w -X main.version={self.distribution.get_version()}"]
         self.go([*common, "-buildmode=c-shared", "-tags=python,pebblegozstd", "-o", str(target), "./bridge"], env)
         command = target.parent / "_bin" / "zodb-dht"
         env["CGO_ENABLED"] = "0"

@@ -219,18 +219,22 @@ func (a *app) versionCommand() *cobra.Command {
 		v, goVersion, revision := version, "", ""
 		if info, ok := debug.ReadBuildInfo(); ok {
 			goVersion = info.GoVersion
-			if v == "" {
-				v = info.Main.Version
-			}
 			for _, s := range info.Settings {
 				if s.Key == "vcs.revision" {
 					revision = s.Value
 				}
 			}
+			if v == "" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+				v = info.Main.Version
+			}
+		}
+		if v == "" {
+			v = "unreleased"
 		}
 		return a.emit(map[string]string{"version": v, "go": goVersion, "revision": revision}, "zodb-dht "+v+" "+goVersion)
 	}}
 }
 
-// version is set by the linker (-X main.version=…); without it the module's version from the build info is told.
+// version is the Python package's, which setup.py has the linker set (-X main.version=…). Without it the module's is told, if `go install`
+// knew one: `go run` and `go build` in a directory that is no release do not.
 var version string

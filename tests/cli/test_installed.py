@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import json
 import os
 import re
@@ -100,6 +101,10 @@ def test_damage_is_exit_5(peer: Path) -> None:
         table.write_bytes(data)
     done = zodb_dht("verify", peer)
     assert done.returncode == CORRUPT, done
+
+
+def test_the_version_is_the_packages() -> None:
+    assert answer("version")["version"] == importlib.metadata.version("zodb_dht")
 
 
 def test_a_mistake_is_exit_2() -> None:

@@ -25,6 +25,20 @@ func (s *Store) Blobs(root zodb.Hash, yield func(Revision, error) bool) (err err
 	for ok := it.First(); ok; ok = it.Next() {
 		k := it.Key()[1+hashPrefix:]
 		rev, err := s.blobAt(zodb.Oid(binary.BigEndian.Uint64(k)), zodb.Tid(binary.BigEndian.Uint64(k[8:])), [hashPrefix]byte(it.Key()[1:]))
+		if errors.Is(err, ErrNotFound) {
+			// A sweep deletes a record with its blob's row.
+			_, closer, gone := s.db.Get(it.Key())
+			if errors.Is(gone, pebble.ErrNotFound) {
+				continue
+			}
+			if gone != nil {
+				return damage(rev.Oid, rev.Tid, gone)
+			}
+			if gone = closer.Close(); gone != nil {
+				return gone
+			}
+			err = &Corrupt{Oid: rev.Oid, Tid: rev.Tid, Cause: errors.New("a blob's row names a record that is not there")}
+		}
 		var c *Corrupt
 		if err != nil && !errors.As(err, &c) {
 			return err
@@ -39,11 +53,11 @@ func (s *Store) Blobs(root zodb.Hash, yield func(Revision, error) bool) (err err
 	return damage(0, 0, it.Error())
 }
 
-// blobAt returns the revision that a blob's row names, without its data.
+// blobAt returns the revision that a blob's row names, without its data. ErrNotFound: there is none.
 func (s *Store) blobAt(oid zodb.Oid, tid zodb.Tid, begins [hashPrefix]byte) (Revision, error) {
 	rev, err := s.revisionAt(oid, tid, false)
 	if errors.Is(err, ErrNotFound) {
-		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: errors.New("a blob's row names a record that is not there")}
+		return Revision{Oid: oid, Tid: tid}, ErrNotFound
 	}
 	if err == nil && [hashPrefix]byte(rev.Blob.Root[:]) != begins {
 		return rev, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a blob's row names it for a file %x..., it has %s", begins, rev.Blob.Root)}

@@ -78,18 +78,19 @@ func (v *Survey) Scan(ctx context.Context, rows int) (done bool, err error) {
 		return true, nil
 	}
 	readers := max(1, runtime.GOMAXPROCS(0))
+	share := max(1, rows/readers)
 	read, errs := make([]int, readers), make([]error, readers)
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for i := range readers {
 		wg.Go(func() {
-			for read[i] < rows/readers && errs[i] == nil {
+			for read[i] < share && errs[i] == nil {
 				n := int(next.Add(1)) - 1
 				if n >= len(v.parts) {
 					return
 				}
 				var got int
-				got, errs[i] = v.parts[n].read(ctx, rows/readers-read[i])
+				got, errs[i] = v.parts[n].read(ctx, share-read[i])
 				read[i] += got
 			}
 		})

@@ -211,7 +211,11 @@ func (n *Node) verifyBlobs(ctx context.Context, r *Report, progress func(done, t
 			}
 		}
 		if !known {
-			r.Orphans = append(r.Orphans, filepath.Join(n.blobs.Root(), name))
+			path := filepath.Join(n.blobs.Root(), name)
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+				return true // a sweep was faster
+			}
+			r.Orphans = append(r.Orphans, path)
 		}
 		return len(r.Orphans) < maxOrphans
 	})

@@ -30,7 +30,7 @@ def _copy(conn: Any, value: Any) -> Any:
 
 
 def soil(spec: storages.Spec, source: str, objects: int, share: int = 5) -> Results:
-    """The catalog at `source`, copied up to about `objects`: every share'th document is gone, the rest has a history."""
+    """The catalog at `source`, copied up to about `objects`: a share of its documents is gone."""
     os.makedirs(spec["path"])
     shutil.copy(os.path.join(source, "Data.fs"), os.path.join(spec["path"], "Data.fs"))
     db = DB(FileStorage(os.path.join(spec["path"], "Data.fs")), cache_size=1_000_000)

@@ -14,6 +14,7 @@ from typing import Any
 
 import transaction
 from persistent.mapping import PersistentMapping
+from ZODB.blob import Blob
 from ZODB.DB import DB
 from ZODB.serialize import referencesf
 from zodb_dht import DHTStorage, packing
@@ -30,7 +31,7 @@ def payload(n: int) -> bytes:
 
 
 def commits(db: Any) -> None:
-    """Object n holds payload(n); the KEPT newest ones are linked, each with a child that is garbage with it."""
+    """Object n holds payload(n); the KEPT newest ones are linked, each with a child and a blob of its own."""
     manager = transaction.TransactionManager()
     conn = db.open(manager)
     while True:
@@ -38,7 +39,7 @@ def commits(db: Any) -> None:
         root = conn.root()
         n = root["next"]
         root["next"] = n + 1
-        root[n] = PersistentMapping(data=payload(n), child=PersistentMapping(data=payload(n)))
+        root[n] = PersistentMapping(data=payload(n), child=PersistentMapping(data=payload(n)), file=Blob(payload(n)))
         if n - KEPT in root:
             del root[n - KEPT]
         say(f"begin {n}")

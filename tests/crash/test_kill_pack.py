@@ -79,10 +79,14 @@ def check(path: Path, done: int, begun: int) -> None:
         assert linked == set(range(max(0, newest - KEPT + 1), newest + 1))
         for n in linked:
             assert root[n]["data"] == root[n]["child"]["data"] == payload(n)
+            with root[n]["file"].open() as f:
+                assert f.read() == payload(n)
     db.storage.pack(time.time(), referencesf)
     stats = db.storage._stats()
-    assert stats["records"] == stats["objects"] == 1 + 2 * len(linked)
+    assert stats["records"] == stats["objects"] == 1 + 3 * len(linked)
     db.close()
+    report = verified(path)
+    assert report["blobs"] == len(linked) and report["orphans"] == []
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -95,4 +99,3 @@ def test_a_pack_killed_in_a_phase_loses_nothing(phase: str, tmp_path: Path) -> N
         done, begun = kill_in(phase, path, draw.random() * 0.004)
         verified(path)
         check(path, done, begun)
-    verified(path)

@@ -51,7 +51,7 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 
 // fits tells whether all current revisions take at most three quarters of the cache, and a core is left to read them.
 func (c *recordCache) fits(st index.Stats) bool {
-	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/4*3) && runtime.GOMAXPROCS(0) > 1
+	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/2) && runtime.GOMAXPROCS(0) > 1
 }
 
 // missed is told of each oid that was read from the state. It never waits.

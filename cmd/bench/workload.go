@@ -88,9 +88,9 @@ func workloads(s sizes) []workload {
 		workload{name: "commit-writers", worker: "commit-writers", database: committed,
 			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
 		workload{name: "commit-syncs", worker: "commit-syncs", database: committed, traced: true, once: true,
-			parameters: params("objects", s.objects, "count", 50), only: embedded(), why: "only processes that hold their database are traced"})
-	all = append(all, workload{name: "blobs", worker: "blobs", database: noDatabase, parameters: params("sizes", s.blobs), only: []string{dht, filestorage},
-		why: "blobs are measured where they lie in files beside the database"})
+			parameters: params("objects", s.objects, "count", 50), only: embedded(), why: "only processes that hold their database are traced"},
+		workload{name: "blobs", worker: "blobs", database: noDatabase, parameters: params("sizes", s.blobs), only: []string{dht, filestorage},
+			why: "blobs are measured where they lie in files beside the database"})
 	for _, n := range s.packs {
 		for _, commits := range []bool{false, true} {
 			all = append(all, workload{name: "pack", worker: "pack", database: fmt.Sprintf("soiled-%d", n), copied: true, only: packed(),

@@ -34,8 +34,8 @@ func (s *Store) Blobs(root zodb.Hash, yield func(Revision, error) bool) (err err
 			if gone != nil {
 				return damage(rev.Oid, rev.Tid, gone)
 			}
-			if gone = closer.Close(); gone != nil {
-				return gone
+			if err := closer.Close(); err != nil {
+				return err
 			}
 			err = &Corrupt{Oid: rev.Oid, Tid: rev.Tid, Cause: errors.New("a blob's row names a record that is not there")}
 		}

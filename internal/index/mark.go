@@ -76,13 +76,20 @@ func (m *Marks) Next(ctx context.Context, size int) (batch []Revision, done bool
 	if m.finders == nil {
 		m.finders = make([]finder, max(1, runtime.GOMAXPROCS(0)))
 	}
+	defer func() {
+		for i := range m.finders {
+			if it := m.finders[i].iter; it != nil {
+				err = errors.Join(err, it.Close())
+				m.finders[i].iter = nil
+			}
+		}
+	}()
 	for i := range m.finders {
 		f := &m.finders[i]
 		f.m, f.size, f.batch, f.begun = m, size, nil, false
 		if f.iter, err = m.s.db.NewIter(recordBounds()); err != nil {
 			return nil, false, err
 		}
-		defer func() { err = errors.Join(err, f.iter.Close()) }()
 	}
 	f := &m.finders[0]
 	for f.size > 0 && ctx.Err() == nil {
@@ -163,8 +170,11 @@ func (m *Marks) collect(f *finder) {
 // objects reads whole objects, as many as there is room for.
 func (f *finder) objects(ctx context.Context, oids []uint64) (done int, err error) {
 	for i, oid := range oids {
-		if f.size <= 0 || ctx.Err() != nil {
+		if f.size <= 0 {
 			break
+		}
+		if err := ctx.Err(); err != nil {
+			return done, err
 		}
 		if i%giveWay == 0 {
 			runtime.Gosched()
@@ -194,7 +204,7 @@ func (f *finder) follow(c Change) error {
 // object takes an object's revisions from `from` (0: the newest) on: those after the position, and the one current at it. They may be
 // more than there is room for: then left is where it goes on.
 func (f *finder) object(oid zodb.Oid, from zodb.Tid) (left zodb.Tid, err error) {
-	ok := false
+	var ok bool
 	if from == 0 {
 		ok = f.forward(oid)
 	} else {

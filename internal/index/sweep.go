@@ -168,7 +168,7 @@ func (w *sweeper) objects(ctx context.Context, objects *roaring64.Bitmap) error 
 			return err
 		}
 		if n == 0 { // the first one's history is long
-			if err = w.long(zodb.Oid(share[0])); err != nil {
+			if err := w.long(zodb.Oid(share[0])); err != nil {
 				return err
 			}
 			n = 1

@@ -49,7 +49,7 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 	return a
 }
 
-// fits tells whether all current revisions take at most three quarters of the cache, and a core is left to read them.
+// fits tells whether all current revisions take at most half of the cache, and a core is left to read them.
 func (c *recordCache) fits(st index.Stats) bool {
 	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/2) && runtime.GOMAXPROCS(0) > 1
 }

@@ -15,7 +15,7 @@ import (
 // keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an
 // entry and its deletion mostly meet in one memtable and never reach a table.
 const (
-	keepBytes   = 1 << 20
+	keepBytes   = 256 << 10
 	keepEntries = 512
 )
 

@@ -69,8 +69,8 @@ const (
 	// maxRestoring bounds the bytes of restored transactions under way. What is under way when a memtable is flushed lies in a table
 	// twice until a compaction, as an entry and as rows.
 	maxRestoring = 2 << 20
-	// maxRound bounds the entries that one append and one sync take together.
-	maxRound = 8 << 20
+	// maxRound bounds the entries that one append and one sync take together, and with maxRestoring what a flush finds under way.
+	maxRound = 512 << 10
 )
 
 func (c Config) withDefaults() Config {

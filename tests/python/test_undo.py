@@ -166,8 +166,9 @@ def test_an_object_changed_between_undo_and_vote_that_can_not_be_merged_is_an_un
     txn = begun(storage)
     storage.undo(ids(storage)[0], txn)
     last = commit(storage, (oid, tid, b"2"))
-    with pytest.raises(UndoError):
+    with pytest.raises(UndoError) as caught:
         storage.tpc_vote(txn)
+    assert caught.value._oid == oid
     storage.tpc_abort(txn)
     assert storage.load(oid) == (b"2", last)
     commit(storage, (oid, last, b"3"))  # nothing stayed reserved

@@ -303,9 +303,10 @@ func (c *comparison) addSyncs(trace, storage string, commits float64) (err error
 		return err
 	}
 	defer func() { _ = f.Close() }() // opened for reading
-	n, err := countSyncs(f)
+	n, background, err := countSyncs(f)
 	if err == nil {
 		c.add("fsyncs-per-commit", storage, float64(n)/commits)
+		c.add("background-fsyncs", storage, float64(background)/commits)
 	}
 	return err
 }

@@ -16,7 +16,7 @@ const commitMark = "/zodb-dht-bench-mark"
 
 // tracer is the command that writes the system calls of a worker to file.
 func tracer(file string) []string {
-	return []string{"strace", "-f", "-o", file, "-e", "trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync,access,faccessat,faccessat2"}
+	return []string{"strace", "-f", "-y", "-o", file, "-e", "trace=fsync,fdatasync,sync_file_range,syncfs,sync,msync,access,faccessat,faccessat2"}
 }
 
 // canTrace says why there is no counting of fsyncs; nil if there is.
@@ -32,25 +32,31 @@ func canTrace(ctx context.Context) error {
 
 var syncCall = regexp.MustCompile(`^\d+\s+(fsync|fdatasync|sync_file_range|syncfs|sync|msync)\(`)
 
-// countSyncs counts the calls between the two marks of a trace. A call that another thread interrupts has two lines, of
-// which only the first counts.
-func countSyncs(trace io.Reader) (int, error) {
+// backgroundCall is a sync of what no commit waits for: a peer's tables, the list of them, their directory.
+var backgroundCall = regexp.MustCompile(`\(\d+<[^>]*(\.sst|/MANIFEST-\d+|/OPTIONS-\d+|/db)>`)
+
+// countSyncs counts the calls between the two marks of a trace, those of the background apart. A call that another thread
+// interrupts has two lines, of which only the first counts.
+func countSyncs(trace io.Reader) (syncs, background int, err error) {
 	lines := bufio.NewScanner(trace)
 	mark := regexp.MustCompile(`access\w*\(.*` + regexp.QuoteMeta(commitMark))
-	marks, syncs := 0, 0
+	marks := 0
 	for lines.Scan() {
 		switch {
 		case mark.Match(lines.Bytes()):
 			marks++
-		case marks == 1 && syncCall.Match(lines.Bytes()):
+		case marks != 1 || !syncCall.Match(lines.Bytes()):
+		case backgroundCall.Match(lines.Bytes()):
+			background++
+		default:
 			syncs++
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if marks != 2 {
-		return 0, fmt.Errorf("the trace has %d marks instead of 2", marks)
+		return 0, 0, fmt.Errorf("the trace has %d marks instead of 2", marks)
 	}
-	return syncs, nil
+	return syncs, background, nil
 }

@@ -10,7 +10,7 @@ import (
 // unit is what a metric's figures are in; its name tells.
 func unit(metric string) string {
 	switch {
-	case metric == "fsyncs-per-commit":
+	case metric == "fsyncs-per-commit", metric == "background-fsyncs":
 		return "fsyncs"
 	case metric == "bytes-per-object":
 		return "B"

@@ -37,8 +37,10 @@ func TestWhatIsNoLineOfAWorkerIsRefused(t *testing.T) {
 const trace = `100 access("/etc/ld.so.preload", R_OK) = -1 ENOENT
 100 fdatasync(5) = 0
 100 access("/zodb-dht-bench-mark", F_OK) = -1 ENOENT (No such file or directory)
-101 fdatasync(5 <unfinished ...>
-100 fsync(3) = 0
+101 fdatasync(5</peer/db/000004.log> <unfinished ...>
+100 fsync(3</data/Data.fs>) = 0
+102 fsync(7</peer/db/000009.sst>) = 0
+102 fsync(8</peer/db>) = 0
 101 <... fdatasync resumed>) = 0
 `
 
@@ -46,11 +48,11 @@ const secondMark = `100 faccessat2(AT_FDCWD, "/zodb-dht-bench-mark", F_OK, 0) = 
 `
 
 func TestSyncsAreCountedBetweenTheMarksAndOnce(t *testing.T) {
-	n, err := countSyncs(strings.NewReader(trace + secondMark + "100 fsync(3) = 0\n"))
-	if err != nil || n != 2 {
-		t.Error(n, err)
+	n, background, err := countSyncs(strings.NewReader(trace + secondMark + "100 fsync(3) = 0\n"))
+	if err != nil || n != 2 || background != 2 {
+		t.Error(n, background, err)
 	}
-	if _, err := countSyncs(strings.NewReader(trace)); err == nil {
+	if _, _, err := countSyncs(strings.NewReader(trace)); err == nil {
 		t.Error("a trace that breaks off was counted")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
@@ -21,6 +22,7 @@ type fence struct {
 	fell    chan struct{} // closed when it is down
 	down    atomic.Bool
 	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
+	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
 	broken  func(error)
 	park    func(error)
 }
@@ -56,6 +58,15 @@ func (f *fenced) OpenDir(name string) (vfs.File, error) {
 	return &fencedDir{File: d, name: name, fence: f.fence}, nil
 }
 
+// Open is vfs.FS's.
+func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.Open(name, opts...)
+	if err != nil || !strings.HasSuffix(name, ".sst") {
+		return file, err
+	}
+	return &fencedTable{File: file, left: &f.fence.left}, nil
+}
+
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	file, err := f.FS.Create(name, category)
@@ -82,6 +93,22 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 		log.length = info.Size() // a recycled one has bytes already
 	}
 	return log, nil
+}
+
+type fencedTable struct {
+	vfs.File
+	left *atomic.Bool
+}
+
+// errLeft ends a compaction: Pebble takes it for one that another operation made useless, and removes what it wrote.
+var errLeft = fmt.Errorf("the store is being closed: %w", pebble.ErrCancelledCompaction)
+
+// ReadAt is vfs.File's.
+func (t *fencedTable) ReadAt(p []byte, off int64) (int, error) {
+	if t.left.Load() {
+		return 0, errLeft
+	}
+	return t.File.ReadAt(p, off)
 }
 
 type fencedDir struct {

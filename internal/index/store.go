@@ -253,8 +253,9 @@ func (s *Store) Fence() {
 	}
 }
 
-// Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. After a failure it
-// writes nothing; if a call into Pebble never came back it leaves Pebble alone, see Abandoned.
+// Close writes what is in memory to tables, so that the next Open has nothing to replay, and closes Pebble. A compaction that runs
+// may take as long as all that was written: it is given up, and the next open begins it again; but not a copy's, which shall be
+// small when it ends. After a failure Close writes nothing; if a call into Pebble never came back it leaves Pebble alone, see Abandoned.
 func (s *Store) Close() error {
 	s.readers.close()
 	if s.Abandoned() {
@@ -273,7 +274,7 @@ func (s *Store) Close() error {
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	if !s.broken.Load() {
-		s.dense.Store(true)
+		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn
 		flushed, err := s.db.AsyncFlush()
 		if err == nil && flushed != nil {
@@ -284,6 +285,7 @@ func (s *Store) takeDown() error {
 		}
 		if !s.broken.Load() {
 			defer s.cache.Unref()
+			s.fence.left.Store(!copying)
 			idle := s.db.Metrics().WAL.BytesIn == written
 			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
@@ -348,6 +350,9 @@ func (l *pebbleLog) park(err error) {
 func (l *pebbleLog) events() *pebble.EventListener {
 	e := &pebble.EventListener{
 		BackgroundError: func(err error) {
+			if errors.Is(err, errLeft) {
+				return // of a table's statistics
+			}
 			if pebble.IsCorruptionError(err) {
 				// A damaged table fails its compaction again and again; records outside of it stay readable.
 				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)

@@ -1,15 +1,17 @@
 """zodb_dht: a ZODB storage without a central server.
 
-The native library is loaded when a storage is opened, not before: a fork after that hangs the child.
+DHTStorage is loaded on first use; the native library when a storage is opened, not before: a fork after that hangs the
+child.
 """
 
 from __future__ import annotations
 
-from .mvcc import MVCCStorage
-from .shared import SharedStorage
-from .storage import DHTStorage
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DHTStorage", "MVCCStorage", "SharedStorage", "version"]
+if TYPE_CHECKING:
+    from .storage import DHTStorage
+
+__all__ = ["DHTStorage", "version"]
 
 
 def version() -> str:
@@ -17,3 +19,12 @@ def version() -> str:
     from importlib.metadata import version as installed
 
     return installed("zodb_dht")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DHTStorage":
+        from . import mvcc, shared  # noqa: F401 - one of them is what it opens: not to be waited for then
+        from .storage import DHTStorage
+
+        return DHTStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

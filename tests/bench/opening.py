@@ -32,7 +32,7 @@ def _import_all(spec: storages.Spec) -> None:
     elif spec["kind"] == "zeo":
         import ZEO.ClientStorage  # noqa: F401
     elif spec["kind"] == "dht":
-        import zodb_dht  # noqa: F401
+        from zodb_dht import DHTStorage  # noqa: F401
     else:
         import relstorage.adapters.postgresql
         import relstorage.adapters.sqlite.adapter

@@ -126,6 +126,21 @@ static void put_oids(request *r, PyObject *seq) {
     Py_DECREF(fast);
 }
 
+// put_keys takes bytes that hold 16 for each revision, oid and tid.
+static void put_keys(request *r, PyObject *keys) {
+    char *p;
+    Py_ssize_t len;
+    if (r->failed) return;
+    if (PyBytes_AsStringAndSize(keys, &p, &len) < 0) {
+        r->failed = 1;
+    } else if (len % 16) {
+        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
+        r->failed = 1;
+    } else {
+        put(r, p, (size_t)len);
+    }
+}
+
 // ---- answers ----
 
 typedef struct {
@@ -402,17 +417,11 @@ static uint64_t size_arg(PyObject *o) {
 METHOD(node_load_revisions) {
     request r = {0};
     zd_reply out;
-    char *keys;
-    Py_ssize_t len;
-    if (!nargs_is(n, 2, "load_revisions") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
+    if (!nargs_is(n, 2, "load_revisions")) return NULL;
     uint64_t limit = size_arg(args[1]);
     if (PyErr_Occurred()) return NULL;
-    if (len % 16) {
-        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
-        return NULL;
-    }
     put_u64(&r, limit);
-    put(&r, keys, (size_t)len);
+    put_keys(&r, args[0]);
     if (call(ZD_LOAD_REVISIONS, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
@@ -525,14 +534,8 @@ METHOD(node_current) {
 METHOD(node_repeats) {
     request r = {0};
     zd_reply out;
-    char *keys;
-    Py_ssize_t len;
-    if (!nargs_is(n, 1, "repeats") || PyBytes_AsStringAndSize(args[0], &keys, &len) < 0) return NULL;
-    if (len % 16) {
-        PyErr_Format(PyExc_ValueError, "keys have 16 bytes each, not %zd in all", len);
-        return NULL;
-    }
-    put(&r, keys, (size_t)len);
+    if (!nargs_is(n, 1, "repeats")) return NULL;
+    put_keys(&r, args[0]);
     if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);

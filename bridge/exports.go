@@ -154,9 +154,9 @@ func zd_finish(h C.uint64_t, id *C.char, hold C.int, latch *C.zd_latch) {
 		if opened.Swap(true) {
 			return
 		}
-		var out C.zd_reply
-		reply(&out, nil, err)
-		C.zd_latch_open(latch, C.uint64_t(tid), &out)
+		out := new(C.zd_reply)
+		reply(out, nil, err)
+		C.zd_latch_open(latch, C.uint64_t(tid), out)
 	}
 	defer guard("finish", uint64(h), func(err error) { done(0, err) })
 	trip("zd_finish")

@@ -32,7 +32,8 @@ func canTrace(ctx context.Context) error {
 
 var syncCall = regexp.MustCompile(`^\d+\s+(fsync|fdatasync|sync_file_range|syncfs|sync|msync)\(`)
 
-// backgroundCall is a sync of what no commit waits for: a peer's tables, the list of them, their directory.
+// backgroundCall is a sync that is no commit's own: of a peer's tables, the list of them, their directory. One that needs a new log
+// waits for the directory's.
 var backgroundCall = regexp.MustCompile(`\(\d+<[^>]*(\.sst|/MANIFEST-\d+|/OPTIONS-\d+|/db)>`)
 
 // countSyncs counts the calls between the two marks of a trace, those of the background apart. A call that another thread

@@ -2,18 +2,86 @@ package index_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
+
+// heldReads is a file system whose first read of a table after `armed` waits until release is closed.
+func heldReads(fs vfs.FS, armed *atomic.Bool, inside chan<- struct{}, release <-chan struct{}) vfs.FS {
+	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".sst") && armed.CompareAndSwap(true, false) {
+			close(inside)
+			<-release
+		}
+		return nil
+	}))
+}
+
+// A compaction that is under way when a store is closed reads no further.
+func TestACloseEndsTheCompactionThatRuns(t *testing.T) {
+	mem := vfs.NewMem()
+	var armed atomic.Bool
+	inside, release := make(chan struct{}), make(chan struct{})
+	s, err := index.Open(index.Config{
+		Dir: "db", FS: heldReads(mem, &armed, inside, release), Create: true, CacheBytes: 1, // blocks don't stay: each read is the file's
+		Logger: slog.New(slog.DiscardHandler), Broken: func(err error) { t.Error(err) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	draw := rand.New(rand.NewPCG(2, 5))
+	for i := range 3 {
+		for k := range 100 {
+			b := make([]byte, 10_000)
+			for j := range b {
+				b[j] = byte(draw.Uint32())
+			}
+			if err := s.DB().Set([]byte{'/', byte(k), byte(i)}, b, pebble.NoSync); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.DB().Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := tableBytes(t, mem)
+	armed.Store(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	compacted := make(chan error)
+	go func() { compacted <- s.DB().Compact(ctx, []byte{'/'}, []byte{'0'}, false) }()
+	<-inside
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	for !s.Left() {
+		runtime.Gosched()
+	}
+	close(release)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	cancel() // Pebble would do it later
+	if err := <-compacted; !errors.Is(err, context.Canceled) {
+		t.Errorf("the compaction ended with %v", err)
+	}
+	if after := tableBytes(t, mem); after != before { // a table that it had ended would be of another size
+		t.Errorf("%d bytes of tables before, %d after", before, after)
+	}
+}
 
 // Stores that are closed while they compact, again and again: nothing is lost, nothing is called broken, and the tables of
 // compactions that were given up do not stay.

@@ -89,9 +89,11 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 		return nil, err
 	}
 	log := &fencedLog{File: file, name: name, fence: f.fence}
-	if info, err := file.Stat(); err == nil {
-		log.length = info.Size() // a recycled one has bytes already
+	info, err := log.Stat()
+	if err != nil {
+		return nil, err
 	}
+	log.length = info.Size() // a recycled one has bytes already
 	return log, nil
 }
 

@@ -26,7 +26,7 @@ type Config struct {
 	// CacheBytes bounds the cache of uncompressed table blocks. 0 means 64 MiB.
 	CacheBytes int64
 	// MemTableBytes bounds what is in memory and in the write-ahead log only, and with it what an open after a crash has to
-	// replay. 0 means MemTable.
+	// replay. 0 means 16 MiB.
 	MemTableBytes uint64
 	Create        bool
 	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
@@ -40,8 +40,7 @@ type Config struct {
 
 const (
 	defaultBlockCache = 64 << 20
-	// MemTable is the default of Config.MemTableBytes, 16 MiB.
-	MemTable = 16 << 20
+	defaultMemTable   = 16 << 20
 	// minLZBalanced is MinLZ's second level (github.com/minio/minlz, LevelBalanced): as fast to decompress as the first.
 	minLZBalanced = 2
 	// headCache bounds the known heads: two generations of this many, about 5 MiB.
@@ -148,7 +147,7 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		FormatMajorVersion: pebble.FormatTableFormatV6, // pinned: above FormatWALSyncChunks, see docs/format.md
 		Logger:             log,
 		EventListener:      log.events(),
-		MemTableSize:       orDefault(cfg.MemTableBytes, MemTable),
+		MemTableSize:       orDefault(cfg.MemTableBytes, defaultMemTable),
 		ErrorIfNotExists:   !cfg.Create,
 		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
 		MemTableStopWritesThreshold: 4,

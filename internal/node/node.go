@@ -71,13 +71,14 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if cfg.Path, err = filepath.Abs(cfg.Path); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, cache: newRecordCache(cfg.CacheSize * 3 / 8)}
+	n := &Node{cfg: cfg}
 	n.pins.held = make(map[uint64]pin)
 	n.sweep.init()
 	n.mu.staged, n.mu.held = make(map[zodb.TxnID]*staged), make(map[zodb.Tid]*time.Timer)
 	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
 		return nil, err
 	}
+	n.cache = newRecordCache(cfg.CacheSize * 3 / 8) // stop gives its memory back
 	if err := n.start(ctx); err != nil {
 		return nil, errors.Join(err, n.stop())
 	}

@@ -203,10 +203,14 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 	if first != nil && first.restore {
 		r.restored(o, size)
 	}
+	var doubt error
+	if err := r.mu.err; err != nil && !errors.Is(err, ErrClosed) {
+		doubt = &InDoubt{Txn: o.TxnID, Cause: err} // a broken replica acknowledges nothing, even what is durable
+	}
 	var one [1]func(index.Outcome, error)
 	tells := one[:0]
 	for p := first; p != nil; p = p.next {
-		if p.tell != nil { // else he gave up, or was told that the replica is broken
+		if p.tell != nil { // else he gave up, or was told already that the replica is broken
 			tells = append(tells, p.tell)
 			p.tell = nil
 		}
@@ -214,6 +218,10 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 	r.mu.Unlock()
 	r.table.release(o.TxnID)
 	for _, tell := range tells {
+		if doubt != nil {
+			tell(index.Outcome{}, doubt)
+			continue
+		}
 		tell(o, nil)
 	}
 }

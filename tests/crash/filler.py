@@ -34,6 +34,15 @@ def attempt(conn: Any, n: int) -> str | None:
     return None
 
 
+def closed(db: DB) -> str:
+    """What the close's error says, if it has one."""
+    try:
+        db.close()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def main(path: str) -> None:
     db = DB(DHTStorage(path))
     conn = db.open()
@@ -50,11 +59,7 @@ def main(path: str) -> None:
     conn.cacheMinimize()
     readable = [n for n in acknowledged if conn.root()[n]["data"] == payload(n)]
     conn.close()
-    try:
-        db.close()
-        closing = ""
-    except Exception as error:
-        closing = f"{type(error).__name__}: {error}"
+    closing = closed(db)
     print(json.dumps({"acknowledged": acknowledged, "readable": readable, "failed": failed, "closing": closing}))
 
 

@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pytest
 from blob_filler import content
 from ZODB.utils import p64
 from zodb_dht import DHTStorage
 
-HERE = Path(__file__).parent
+DISK = "32m"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"WAITING: a full disk needs the right to mount a tmpfs (root): {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def test_a_full_disk_refuses_blobs_and_loses_none(small_disk: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "blob_filler.py"), str(small_disk / "peer"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"the process died ({done.returncode}): {done.stderr[-2000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
+def test_a_full_disk_refuses_blobs_and_loses_none(small_disk: Path, tmp_path: Path, ended: Callable[..., Any]) -> None:
+    told = ended("blob_filler.py", str(small_disk / "peer"), str(tmp_path))
     print(f"{len(told['acknowledged'])} blobs fit; then: {told['failed']}; closing: {told['closing'] or 'clean'}")
     assert len(told["acknowledged"]) > 10, "the disk was full before anything was shown"
     assert len(told["failed"]) == 3, "the disk never got full, or a blob went through after a failed one of its size"

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_blobs_full_disk import small_disk  # noqa: F401 - a fixture
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import p64, z64
 
+DISK = "32m"
 TRANSACTIONS, SIZE = 60, 1_000_000  # twice what the disk holds
 
 
@@ -39,7 +39,7 @@ def fill(path: Path, blobs: bool) -> None:
 @pytest.mark.parametrize("blobs", [False], ids=["records"])
 def test_a_full_disk_ends_an_import_that_goes_on_later(
     blobs: bool,
-    small_disk: Path,  # noqa: F811
+    small_disk: Path,
     tmp_path: Path,
 ) -> None:
     source, peer = tmp_path / "Data.fs", small_disk / "peer"

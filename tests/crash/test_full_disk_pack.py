@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_full_disk import small_disk  # noqa: F401 - a fixture
 
 OBJECTS = 90
-HERE = Path(__file__).parent
+DISK = "24m"
 
 
 def payload(n: int, version: int) -> bytes:
@@ -22,18 +22,10 @@ def payload(n: int, version: int) -> bytes:
 
 
 @pytest.mark.parametrize("left", [0, 4_000, 20_000, 100_000, 400_000, 1_500_000])
-def test_a_pack_on_a_full_disk_loses_nothing(small_disk: Path, left: int) -> None:  # noqa: F811
+def test_a_pack_on_a_full_disk_loses_nothing(small_disk: Path, left: int, ended: Callable[..., Any]) -> None:
     disk = small_disk
     path = disk / "peer"
-    done = subprocess.run(
-        [sys.executable, str(HERE / "full_disk_packer.py"), str(path), str(disk / "ballast"), str(left)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"the process died ({done.returncode}): {done.stderr[-2000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = ended("full_disk_packer.py", str(path), str(disk / "ballast"), str(left))
     print(f"{left} bytes left: packed {told['packed']}; {told['error']}; closing: {told.get('closing', 'clean')}")
     want = [n for n in range(OBJECTS) if n % 3]
     assert told["readable"] == want

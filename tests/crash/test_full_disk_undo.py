@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import transaction
-from test_full_disk import small_disk  # noqa: F401 - a fixture
 from undo_filler import read
 from ZODB.DB import DB
 
-HERE = Path(__file__).parent
+DISK = "24m"
 
 
-def test_an_undo_on_a_full_disk_changes_nothing(small_disk: Path) -> None:  # noqa: F811
-    done = subprocess.run(
-        [sys.executable, str(HERE / "undo_filler.py"), str(small_disk / "peer")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"the process died ({done.returncode}): {done.stderr[-2000:]}"
-    told = json.loads(done.stdout.splitlines()[-1])
+def test_an_undo_on_a_full_disk_changes_nothing(small_disk: Path, ended: Callable[..., Any]) -> None:
+    told = ended("undo_filler.py", str(small_disk / "peer"))
     print(f"{told['undone']} undos fit; then: {told['failed']}; closing: {told['closing'] or 'clean'}")
     assert told["undone"] > 2, "the disk was full before anything was shown"
     assert len(told["failed"]) == 3, "the disk never got full, or an undo went through after a failed write"

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import transaction
-from filler import payload
+from filler import closed, payload
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from zodb_dht import DHTStorage
@@ -54,11 +54,7 @@ def main(path: str) -> None:
     transaction.begin()
     seen = read(conn)
     conn.close()
-    try:
-        db.close()
-        closing = ""
-    except Exception as error:
-        closing = f"{type(error).__name__}: {error}"
+    closing = closed(db)
     print(json.dumps({"undone": undone, "seen": seen, "failed": failed, "closing": closing}))
 
 

@@ -288,11 +288,11 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	case C.ZD_LOAD_SERIAL:
 		return s.loadSerial(ctx, r)
 	case C.ZD_LOAD_MANY:
-		return s.loadMany(ctx, r, true)
+		return s.loadMany(ctx, r)
 	case C.ZD_LOAD_REVISIONS:
 		return s.loadRevisions(ctx, r)
 	case C.ZD_PREFETCH:
-		return s.loadMany(ctx, r, false)
+		return s.prefetch(ctx, r)
 	case C.ZD_HISTORY:
 		return s.history(ctx, r)
 	case C.ZD_TRANSACTIONS:

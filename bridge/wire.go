@@ -130,7 +130,12 @@ func (s service) loadSerial(ctx context.Context, r *request) ([]byte, error) {
 	return appendBytes(nil, rev.Data), nil
 }
 
-func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, error) {
+func (s service) prefetch(ctx context.Context, r *request) ([]byte, error) {
+	at := min(r.tid(), s.n.Visible())
+	return nil, s.n.Prefetch(ctx, r.oids(), at)
+}
+
+func (s service) loadMany(ctx context.Context, r *request) ([]byte, error) {
 	at := min(r.tid(), s.n.Visible())
 	revs, errs := s.n.LoadBatch(ctx, r.oids(), at)
 	var dst []byte
@@ -142,9 +147,7 @@ func (s service) loadMany(ctx context.Context, r *request, data bool) ([]byte, e
 		if err != nil {
 			return nil, err
 		}
-		if data {
-			dst = appendBytes(u64(dst, revs[i].Tid), revs[i].Data)
-		}
+		dst = appendBytes(u64(dst, revs[i].Tid), revs[i].Data)
 	}
 	return dst, nil
 }

@@ -2,9 +2,11 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -119,9 +121,16 @@ func (s *Store) fill(b *pebble.Batch, p *plan) error {
 	return b.Set([]byte{rowState}, s.scratch, nil)
 }
 
+// writeTxn adds a transaction's rows, each kind in the order of its keys: a memtable, into which they go one by one, looks for the
+// place of each behind that of the one before.
 func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 	tid := p.record.Tid
+	s.order = s.order[:0]
 	for i := range p.writes {
+		s.order = append(s.order, i)
+	}
+	slices.SortFunc(s.order, func(i, j int) int { return cmp.Compare(p.writes[i].Oid, p.writes[j].Oid) })
+	for _, i := range s.order {
 		w := &p.writes[i]
 		head := recordHeadLen
 		if w.Blob.Exists() {
@@ -136,6 +145,15 @@ func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 		}
 		copy(op.Value[head:], w.Data)
 		_ = op.Finish() // fails only for a batch with an index
+	}
+	s.scratch = appendHeader(s.scratch[:0], &p.record, p.digest)
+	op := b.SetDeferred(9, len(s.scratch))
+	txnKey(op.Key[:0], tid)
+	copy(op.Value, s.scratch)
+	_ = op.Finish()
+	slices.SortFunc(s.order, func(i, j int) int { return bytes.Compare(p.writes[i].Hash[:], p.writes[j].Hash[:]) })
+	for _, i := range s.order {
+		w := &p.writes[i]
 		if w.Kind == zodb.WriteData {
 			op = b.SetDeferred(hashKeyLen, 0)
 			hashKey(op.Key[:0], w.Hash, w.Oid, tid)
@@ -147,11 +165,6 @@ func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 			_ = op.Finish()
 		}
 	}
-	s.scratch = appendHeader(s.scratch[:0], &p.record, p.digest)
-	op := b.SetDeferred(9, len(s.scratch))
-	txnKey(op.Key[:0], tid)
-	copy(op.Value, s.scratch)
-	_ = op.Finish()
 }
 
 // applyReader is what decide knows of the rows; it opens an iterator only when memory does not answer.

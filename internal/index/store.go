@@ -68,6 +68,7 @@ type Store struct {
 	prepared *prepared
 	damaged  []Corrupt // files, as Open found them
 	scratch  []byte
+	order    []int
 	key      []byte
 	applies  uint64     // how often heads was brought up to date
 	headsMu  sync.Mutex // guards heads, outcomes, applies; Head may be asked beside Apply. Never held across a read of Pebble.
@@ -235,6 +236,15 @@ func (s *Store) Stats() Stats {
 	st.Records -= swept.records
 	st.DataSize -= swept.dataSize
 	return st
+}
+
+// passing is how much of the block cache is left while everything is read once.
+const passing = 4 << 20
+
+// ReadOnce is for who reads everything and keeps it himself: until end is called, which must be before Close, few table blocks are kept. Their memory
+// goes round in the allocator; fresh pages for all of them would cost as much as reading and decompressing them.
+func (s *Store) ReadOnce() (end func()) {
+	return s.cache.Reserve(max(0, int(s.cache.MaxSize())-passing))
 }
 
 // DiskSize is what the instance takes on disk, in bytes, without the tables that Pebble is about to delete: after a pack they are

@@ -21,20 +21,27 @@ func newArena(bytes, piece int) *arena {
 
 // get returns a piece with any content.
 func (a *arena) get() []byte {
+	p, fresh := a.next()
+	if fresh {
+		touchMemory(p) // takes as long as filling it: nobody waits for that
+	}
+	return p
+}
+
+func (a *arena) next() (p []byte, fresh bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n := len(a.free); n > 0 {
-		p := a.free[n-1]
+		p = a.free[n-1]
 		a.free = a.free[:n-1]
-		return p
+		return p, false
 	}
 	if len(a.fresh) >= a.piece {
-		p := a.fresh[:a.piece:a.piece]
+		p = a.fresh[:a.piece:a.piece]
 		a.fresh = a.fresh[a.piece:]
-		touchMemory(p)
-		return p
+		return p, true
 	}
-	return make([]byte, a.piece) // the system gave none
+	return make([]byte, a.piece), false // the system gave none
 }
 
 // put takes a piece back.

@@ -13,6 +13,9 @@ const (
 	cacheShards = 64
 	// entryOverhead is what an entry costs besides its data: its place in the ring and its slots in the table, both up to half empty.
 	entryOverhead = 96
+	// Runs of 1<<runBits neighbours lie in one shard: reading ahead stays within its table for a while. Longer ones would fill shards
+	// unevenly.
+	runBits = 4
 	// maxCached is the largest record kept, or half a shard: one must not push out the others.
 	maxCached = 256 << 10
 	// Data lies in pieces of a thirty-second of a shard, within these bounds.
@@ -33,8 +36,8 @@ type recordCache struct {
 
 type shard struct {
 	mu     sync.Mutex // guards all below but closes; never held across I/O
-	table  []uint64   // by oid, open addressing: 1 + the number of its entry; 0 is free. Invariant: at most half of it is taken
-	shift  uint       // of the product of oidHash: 64 - log2 of the table's length
+	table  []uint64   // by oid, open addressing: see slot; 0 is free. Invariant: at most half of it is taken
+	shift  uint       // of oidHash: 64 - log2 of the table's length
 	ring   []entry    // entry number n is at n modulo its length, a power of two
 	first  uint64     // number of the oldest entry
 	next   uint64     // number of the next one
@@ -88,10 +91,11 @@ func (c *recordCache) close() {
 
 func (c *recordCache) shard(oid zodb.Oid) *shard { return &c.shards[shardOf(oid)] }
 
+// oidHash: multiplication spreads ranges handed out in strides of a power of two, too.
 func oidHash(oid zodb.Oid) uint64 { return uint64(oid) * 0x9e3779b97f4a7c15 }
 
-// shardOf: neighbours lie in different shards; multiplication spreads ranges handed out in strides of a power of two.
-func shardOf(oid zodb.Oid) int { return int(oidHash(oid) >> 58) }
+// shardOf: a run of neighbours lies in one shard. Not by oidHash, whose highest bits choose the place in the shard's table.
+func shardOf(oid zodb.Oid) int { return int(uint64(oid>>runBits) * 0xd6e8feb86659fd93 >> 58) }
 
 // tryGet copies what a reader at `at` sees into buf, if it is here, fits and nobody is busy in its shard.
 func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
@@ -122,6 +126,28 @@ func (c *recordCache) look(s *shard, oid zodb.Oid, at zodb.Tid, buf []byte) (int
 	}
 	e.flags |= entryUsed
 	return int(e.size), e.tid, true
+}
+
+// has tells whether get would find what a reader at `at` sees, given room.
+func (c *recordCache) has(oid zodb.Oid, at zodb.Tid) bool {
+	s := c.shard(oid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(oid)
+	return e != nil && e.tid <= at && at < e.until
+}
+
+// expect makes room for so many entries before they come one by one.
+func (c *recordCache) expect(entries uint64) {
+	each := int(min(entries, uint64(c.limit*cacheShards/entryOverhead))/cacheShards*9/8) + 1 // some shards get more than others
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		if !s.closed {
+			s.reserve(int(s.next-s.first)+each, s.live+each)
+		}
+		s.mu.Unlock()
+	}
 }
 
 // begin is to be called before the state is read for oid; its result goes to fill. It does not lock: what closed an entry was

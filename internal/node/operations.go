@@ -20,6 +20,8 @@ type Operations interface {
 	LoadTo(ctx context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) (size int, tid zodb.Tid, err error)
 	// LoadPinned is Load for a view's snapshot: what a pack has taken since is there until it is swept, then *PackedAway.
 	LoadPinned(ctx context.Context, oid zodb.Oid, at zodb.Tid) (index.Revision, error)
+	// Prefetch brings what a view's snapshot sees into memory, as far as that has room; what is not there is no error.
+	Prefetch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) error
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)

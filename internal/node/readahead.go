@@ -17,8 +17,8 @@ const (
 	aheadBytes = 256 << 10
 	// aheadQueue bounds the groups that wait. When it is full the loads are far ahead of the reader, and asks are dropped.
 	aheadQueue = 64
-	// aheadAsked is how many groups are remembered as asked for, by their number's low bits: 64 KiB.
-	aheadAsked = 1 << 13
+	// aheadTaken is how many groups are remembered, by their number's low bits: 64 KiB.
+	aheadTaken = 1 << 13
 	// A group costs aheadCost, each of its records that is used earns 1. Without credit only each aheadProbe-th ask is served.
 	aheadCost   = 8
 	aheadCredit = 64 * aheadCost
@@ -26,21 +26,35 @@ const (
 )
 
 // readahead fills the record cache in a goroutine of its own: while an application unpickles one object, another core reads and
-// decompresses the next ones. After the open it reads everything, if the cache is large enough for that; afterwards the neighbours
-// of what had to be read from the state, as long as they are used.
+// decompresses the next ones. After the open it reads everything, if the cache is large enough for that; a load that comes before
+// it helps, since the table block that it had to read holds its neighbours, too. Afterwards the reader brings the neighbours of what
+// had to be read from the state, as long as they are used.
 type readahead struct {
 	cache *recordCache
 	state *index.Store
 
-	asks  chan zodb.Oid // a group's first oid
-	asked [aheadAsked]atomic.Uint64
-	stop  chan struct{}
-	done  sync.WaitGroup // the reader; close waits for it
+	warming atomic.Bool               // everything is being read
+	asks    chan zodb.Oid             // a group's first oid
+	taken   [aheadTaken]atomic.Uint64 // 1 + the number of a group that was asked for, or that somebody reads or has read
+	stop    chan struct{}
+	done    sync.WaitGroup // the reader; close waits for it
+
+	helpers struct {
+		sync.Mutex // guards what follows; never held across I/O
+		idle       sync.Cond
+		busy       int    // loads that read a group
+		rest       []span // what they left to the reader. Bounded by the groups
+	}
 }
+
+// span is [first, end).
+type span struct{ first, end zodb.Oid }
 
 // newReadahead starts it; warm reads everything first.
 func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead {
 	a := &readahead{cache: cache, state: state, asks: make(chan zodb.Oid, aheadQueue), stop: make(chan struct{})}
+	a.warming.Store(warm)
+	a.helpers.idle.L = &a.helpers
 	a.done.Go(func() {
 		if !warm || a.warm() {
 			a.follow()
@@ -51,41 +65,111 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 
 // fits tells whether all current revisions take at most half of the cache, and a core is left to read them.
 func (c *recordCache) fits(st index.Stats) bool {
-	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/2) && runtime.GOMAXPROCS(0) > 1
+	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/4*3) && runtime.GOMAXPROCS(0) > 1
 }
 
-// missed is told of each oid that was read from the state. It never waits.
+// missed is told of each oid that was read from the state. It never waits for the reader.
 func (a *readahead) missed(oid zodb.Oid) {
+	if a.help(oid) {
+		return
+	}
 	group := uint64(oid) / aheadOids
-	slot := &a.asked[group%aheadAsked]
-	if slot.Load() == group+1 {
+	if !a.take(group) {
 		return
 	}
 	select {
 	case a.asks <- zodb.Oid(group * aheadOids):
-		slot.Store(group + 1)
 	default:
+		a.leave(group)
 	}
 }
 
-// warm reads everything in the order of oids, what is asked for in between first. False: it was stopped.
-func (a *readahead) warm() bool {
-	done := map[zodb.Oid]bool{} // groups that were asked for
-	for next, more := zodb.Oid(0), true; more; {
-		select {
-		case <-a.stop:
-			return false
-		case first := <-a.asks:
-			if first >= next && !done[first] {
-				if _, more := a.read(first, first+aheadOids, nil); !more {
-					done[first] = true
+// help reads oid's group in the caller's place, while everything is being read and nobody has taken it. False: everything is read.
+func (a *readahead) help(oid zodb.Oid) bool {
+	if !a.warming.Load() {
+		return false
+	}
+	group := uint64(oid) / aheadOids
+	h := &a.helpers
+	h.Lock()
+	mine := a.warming.Load() && a.take(group)
+	if mine {
+		h.busy++
+	}
+	h.Unlock()
+	if !mine {
+		return true
+	}
+	first := zodb.Oid(group * aheadOids)
+	next, more := a.read(first, first+aheadOids, nil)
+	h.Lock()
+	if h.busy--; more {
+		h.rest = append(h.rest, span{next, first + aheadOids})
+	}
+	h.Unlock()
+	h.idle.Signal()
+	return true
+}
+
+// finish reads what helpers left, and ends their time when there is nothing more. False: it was stopped.
+func (a *readahead) finish() bool {
+	h := &a.helpers
+	for {
+		h.Lock()
+		for len(h.rest) == 0 && h.busy > 0 {
+			h.idle.Wait()
+		}
+		rest := h.rest
+		h.rest = nil
+		if len(rest) == 0 {
+			a.warming.Store(false)
+		}
+		h.Unlock()
+		if len(rest) == 0 {
+			return true
+		}
+		for _, s := range rest {
+			for next, more := s.first, true; more; {
+				if a.stopped() {
+					return false
 				}
+				next, more = a.read(next, s.end, nil)
 			}
-		default:
-			next, more = a.read(next, ^zodb.Oid(0), done)
 		}
 	}
-	return true
+}
+
+func (a *readahead) stopped() bool {
+	select {
+	case <-a.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// take tells whether a group is the caller's to ask for or to read, as far as that is remembered.
+func (a *readahead) take(group uint64) bool {
+	slot := &a.taken[group%aheadTaken]
+	had := slot.Load()
+	return had != group+1 && slot.CompareAndSwap(had, group+1)
+}
+
+// leave undoes take.
+func (a *readahead) leave(group uint64) { a.taken[group%aheadTaken].CompareAndSwap(group+1, 0) }
+
+// warm reads everything in the order of oids, but for what loads have read. False: it was stopped.
+func (a *readahead) warm() bool {
+	defer a.state.ReadOnce()()
+	a.cache.expect(a.state.Stats().Objects)
+	own := ^uint64(0) // the group that it is in
+	for next, more := zodb.Oid(0), true; more; {
+		if a.stopped() {
+			return false
+		}
+		next, more = a.read(next, ^zodb.Oid(0), &own)
+	}
+	return a.finish()
 }
 
 // follow reads the groups that loads ask for.
@@ -110,18 +194,19 @@ func (a *readahead) follow() {
 	}
 }
 
-// read takes a part of [first, end) into the cache, at most about aheadBytes and up to a group that is done; next is where it goes
-// on, before its end if more. An error is left to the load that will meet it, too, and name it.
-func (a *readahead) read(first, end zodb.Oid, done map[zodb.Oid]bool) (next zodb.Oid, more bool) {
+// read takes a part of [first, end) into the cache, at most about aheadBytes; next is where it goes on, before its end if more. With own
+// it goes from group to group, the last of them in *own, up to one that somebody else has taken. An error is left to the load that
+// will meet it, too, and name it.
+func (a *readahead) read(first, end zodb.Oid, own *uint64) (next zodb.Oid, more bool) {
 	begun := a.cache.beginAll()
-	size, last := 0, ^zodb.Oid(0)
+	size := 0
 	_ = a.state.Newest(first, end, func(rev index.Revision) bool {
-		if group := rev.Oid / aheadOids * aheadOids; group != last && len(done) > 0 {
-			if done[group] {
-				next, more = group+aheadOids, true
+		if group := uint64(rev.Oid) / aheadOids; own != nil && group != *own {
+			if !a.take(group) {
+				next, more = zodb.Oid((group+1)*aheadOids), true
 				return false
 			}
-			last = group
+			*own = group
 		}
 		size += len(rev.Data)
 		next, more = rev.Oid+1, size >= aheadBytes

@@ -3,6 +3,7 @@ package node
 import (
 	"log/slog"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -92,6 +93,32 @@ func TestReadingAheadStaysWithinTheCache(t *testing.T) {
 				t.Errorf("records of %d bytes, warm %t: %d bytes are held", size, warm, bytes)
 			}
 		}
+	}
+}
+
+// Loads that come before the reader read their groups in its place: each is read, whoever does it, also one that takes a load too long.
+func TestLoadsHelpToReadEverything(t *testing.T) {
+	for _, size := range []int{100, 30_000} {
+		const groups, per = 60, 12
+		s := grouped(t, groups, per, size)
+		c := newRecordCache(256 << 20)
+		a := newReadahead(c, s, true)
+		var loads sync.WaitGroup
+		for n := range 3 {
+			loads.Go(func() {
+				for g := range groups {
+					a.missed(zodb.Oid((g*7+n*20)%groups*aheadOids + 5))
+				}
+			})
+		}
+		loads.Wait()
+		for a.warming.Load() {
+			runtime.Gosched()
+		}
+		if records, _ := held(c); records != groups*per {
+			t.Errorf("records of %d bytes: %d of %d are in memory", size, records, groups*per)
+		}
+		a.close()
 	}
 }
 

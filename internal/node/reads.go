@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -114,6 +115,35 @@ func (n *Node) loadPinned(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	}
 	n.keepPinned(&rev, gone, begun)
 	return rev, nil
+}
+
+// Prefetch is Operations.Prefetch.
+func (n *Node) Prefetch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	defer n.calls.RUnlock()
+	for _, oid := range slices.Sorted(slices.Values(oids)) { // neighbours lie in one table block
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if n.cache.has(oid, at) || n.ahead.help(oid) && n.cache.has(oid, at) {
+			continue
+		}
+		begun := n.cache.begin(oid)
+		gone, err := n.store.Gone(oid)
+		if err == nil {
+			err = n.store.ReadPinned(oid, at, func(rev *index.Revision) {
+				if rev.Tid > gone {
+					n.cache.fill(rev, begun)
+				}
+			})
+		}
+		if err != nil && !errors.Is(err, index.ErrNotFound) && !errors.Is(err, index.ErrNoRevision) {
+			return err
+		}
+	}
+	return nil
 }
 
 // packedAway turns "not found" at a position that is packed into the error that says so.

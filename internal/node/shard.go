@@ -8,23 +8,36 @@ import (
 
 // What follows REQUIRES that mu is held.
 
+// A place in the table is 1 + the number of an entry, and the lowest bits of its oid, which tell neighbours apart without a look at
+// the entry.
+const (
+	tagBits = 16
+	tagMask = 1<<tagBits - 1
+)
+
+func placeOf(oid zodb.Oid, number uint64) uint64 { return (number+1)<<tagBits | uint64(oid)&tagMask }
+
+// home is where the search for oid begins.
+func (s *shard) home(oid zodb.Oid) int { return int(oidHash(oid) >> s.shift) }
+
 // slot is where oid is in the table, or would be.
 func (s *shard) slot(oid zodb.Oid) int {
-	mask := len(s.table) - 1
-	// The highest bits chose the shard.
-	for i := int(oidHash(oid) << 6 >> s.shift); ; i = (i + 1) & mask {
-		if n := s.table[i]; n == 0 || s.entry(n-1).oid == oid {
+	mask, tag := len(s.table)-1, uint64(oid)&tagMask
+	for i := s.home(oid); ; i = (i + 1) & mask {
+		if p := s.table[i]; p == 0 || p&tagMask == tag && s.entryAt(p).oid == oid {
 			return i
 		}
 	}
 }
 
+func (s *shard) entryAt(place uint64) *entry { return s.entry(place>>tagBits - 1) }
+
 func (s *shard) entry(number uint64) *entry { return &s.ring[number&uint64(len(s.ring)-1)] }
 
 // find returns the entry of oid, nil if there is none.
 func (s *shard) find(oid zodb.Oid) *entry {
-	if n := s.table[s.slot(oid)]; n != 0 {
-		return s.entry(n - 1)
+	if p := s.table[s.slot(oid)]; p != 0 {
+		return s.entryAt(p)
 	}
 	return nil
 }
@@ -54,7 +67,7 @@ func (s *shard) add(e entry) {
 		s.grow()
 	}
 	*s.entry(s.next) = e
-	s.table[s.slot(e.oid)] = s.next + 1
+	s.table[s.slot(e.oid)] = placeOf(e.oid, s.next)
 	s.next++
 	s.live++
 }
@@ -95,13 +108,12 @@ func (s *shard) remove(oid zodb.Oid) {
 		s.table[hole] = 0
 		for {
 			i = (i + 1) & mask
-			n := s.table[i]
-			if n == 0 {
+			p := s.table[i]
+			if p == 0 {
 				return
 			}
-			home := int(oidHash(s.entry(n-1).oid) << 6 >> s.shift)
-			if (i-home)&mask >= (i-hole)&mask { // its home is not behind the hole
-				s.table[hole] = n
+			if home := s.home(s.entryAt(p).oid); (i-home)&mask >= (i-hole)&mask { // its home is not behind the hole
+				s.table[hole] = p
 				break
 			}
 		}
@@ -109,28 +121,38 @@ func (s *shard) remove(oid zodb.Oid) {
 	}
 }
 
+// leastRing is the length of a new shard's ring; its table has twice as many places.
+const leastRing = 16
+
 // grow makes ring and table, which fill up, twice as large.
-func (s *shard) grow() {
-	const least = 16
-	if n := max(least, 2*len(s.ring)); s.next-s.first == uint64(len(s.ring)) {
+func (s *shard) grow() { s.reserve(int(s.next-s.first)+1, s.live+1) }
+
+// reserve makes ring and table large enough for so many entries, and so many that are in the table.
+func (s *shard) reserve(entries, live int) {
+	if n := atLeast(leastRing, entries); n > len(s.ring) {
 		ring := make([]entry, n)
 		for i := s.first; i < s.next; i++ {
 			ring[i&uint64(n-1)] = *s.entry(i)
 		}
 		s.ring = ring
 	}
-	n := max(2*least, len(s.table))
-	for n <= 2*s.live {
-		n *= 2
-	}
-	if n == len(s.table) {
+	n := atLeast(2*leastRing, 2*live)
+	if n <= len(s.table) {
 		return
 	}
 	s.table, s.shift = make([]uint64, n), uint(64-bits.Len(uint(n-1)))
 	clear(s.table) // writes to fresh pages, which a read would map twice
 	for i := s.first; i < s.next; i++ {
 		if e := s.entry(i); e.flags&entryDead == 0 {
-			s.table[s.slot(e.oid)] = i + 1
+			s.table[s.slot(e.oid)] = placeOf(e.oid, i)
 		}
 	}
+}
+
+// atLeast is least, doubled until it is n or more.
+func atLeast(least, n int) int {
+	for least < n {
+		least *= 2
+	}
+	return least
 }

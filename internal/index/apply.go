@@ -50,17 +50,33 @@ type prepared struct {
 	raw   []byte
 	plan  plan
 	batch *pebble.Batch
+	laid  bool // its revisions are written already: batch is the rest
 }
 
-// Prepare does the part of Apply(pos, raw) that writes nothing, for a commit entry that may become the next one. It changes no state:
-// Apply of another entry in its place throws it away. It is called by who calls Apply, and raw stays as it is until then.
-func (s *Store) Prepare(pos Position, raw []byte) {
+// Prepare does a part of Apply(pos, raw) ahead, for a commit entry that may become the next one: it decides. It changes nothing that is
+// seen: Apply of another entry in its place throws it away. It is called by who calls Apply, and raw stays as it is until then.
+//
+// sure says that nothing but a crash or a broken store keeps this entry from being the next one: it is in the write-ahead log, though not synced,
+// and needs no other voter. Then its revisions are written behind it, which is most of the work. Until Apply they lie above LastTid, where no
+// reader looks and no head is; after a crash between the two the entry is applied again, and writes the same rows.
+func (s *Store) Prepare(pos Position, raw []byte, sure bool) {
 	if pos != s.current.Load().Applied+1 || !isCommit(raw) || s.prepared != nil {
 		return
 	}
-	p, b, err := s.prepare(pos, raw)
-	if err == nil { // else Apply meets it again, and tells
-		s.prepared = &prepared{pos, raw, p, b}
+	p, err := s.decide(pos, raw)
+	if err != nil {
+		return // Apply meets it again, and tells
+	}
+	sure = sure && p.commits()
+	if sure {
+		b := s.db.NewBatchWithSize(len(raw) + 256 + 64*len(p.writes))
+		s.layRevisions(b, &p)
+		if errors.Join(b.Commit(pebble.NoSync), b.Close()) != nil {
+			return // as above
+		}
+	}
+	if b, err := s.batch(pos, &p, len(raw), !sure); err == nil {
+		s.prepared = &prepared{pos, raw, p, b, sure}
 	}
 }
 
@@ -74,29 +90,56 @@ func (s *Store) takePrepared(pos Position, raw []byte) (plan, *pebble.Batch, err
 	if got.pos == pos && bytes.Equal(got.raw, raw) {
 		return got.plan, got.batch, nil
 	}
+	if got.laid {
+		return plan{}, nil, errors.Join(fmt.Errorf("apply entry %d: it is not the one that was sure to come", pos), got.batch.Close())
+	}
 	return plan{}, nil, got.batch.Close()
 }
 
-// prepare decides on an entry and fills the batch that makes it so.
-func (s *Store) prepare(pos Position, raw []byte) (p plan, b *pebble.Batch, err error) {
+func (s *Store) decide(pos Position, raw []byte) (plan, error) {
 	m := applyReader{s: s}
-	defer m.close()
-	if p, err = decide(s.current.Load(), &m, pos, raw, s.scratch); err != nil {
-		return p, nil, fmt.Errorf("apply: %w", err)
+	p, err := decide(s.current.Load(), &m, pos, raw, s.scratch)
+	if err != nil {
+		return p, errors.Join(fmt.Errorf("apply: %w", err), m.close())
 	}
 	if err := m.close(); err != nil {
-		return p, nil, fmt.Errorf("apply entry %d: %w", pos, err)
+		return p, fmt.Errorf("apply entry %d: %w", pos, err)
 	}
-	b = s.db.NewBatchWithSize(len(raw) + 256 + 64*len(p.writes))
-	if err := s.fill(b, &p); err != nil {
-		return p, nil, errors.Join(fmt.Errorf("apply entry %d: %w", pos, err), b.Close())
+	return p, nil
+}
+
+// prepare decides on an entry and fills the batch that makes it so.
+func (s *Store) prepare(pos Position, raw []byte) (plan, *pebble.Batch, error) {
+	p, err := s.decide(pos, raw)
+	if err != nil {
+		return p, nil, err
 	}
-	return p, b, nil
+	b, err := s.batch(pos, &p, len(raw), true)
+	return p, b, err
+}
+
+// batch makes a plan's batch, with its revisions or without.
+func (s *Store) batch(pos Position, p *plan, size int, revisions bool) (*pebble.Batch, error) {
+	if !revisions {
+		size = 0
+	}
+	b := s.db.NewBatchWithSize(size + 256 + 64*len(p.writes))
+	if revisions && p.commits() {
+		s.layRevisions(b, p)
+	}
+	if err := s.fill(b, p); err != nil {
+		return nil, errors.Join(fmt.Errorf("apply entry %d: %w", pos, err), b.Close())
+	}
+	return b, nil
 }
 
 func (s *Store) fill(b *pebble.Batch, p *plan) error {
-	if p.outcome.Verdict == Committed && !p.outcome.Repeated {
-		s.writeTxn(b, p)
+	if p.commits() {
+		s.scratch = appendHeader(s.scratch[:0], &p.record, p.digest)
+		op := b.SetDeferred(9, len(s.scratch))
+		txnKey(op.Key[:0], p.record.Tid)
+		copy(op.Value, s.scratch)
+		_ = op.Finish() // fails only for a batch with an index
 	}
 	for _, o := range p.gone {
 		s.key = goneKey(s.key[:0], o.Oid)
@@ -121,9 +164,9 @@ func (s *Store) fill(b *pebble.Batch, p *plan) error {
 	return b.Set([]byte{rowState}, s.scratch, nil)
 }
 
-// writeTxn adds a transaction's rows, each kind in the order of its keys: a memtable, into which they go one by one, looks for the
-// place of each behind that of the one before.
-func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
+// layRevisions adds the rows of a transaction's revisions, each kind in the order of its keys: a memtable, into which they go one by
+// one, looks for the place of each behind that of the one before.
+func (s *Store) layRevisions(b *pebble.Batch, p *plan) {
 	tid := p.record.Tid
 	s.order = s.order[:0]
 	for i := range p.writes {
@@ -144,23 +187,18 @@ func (s *Store) writeTxn(b *pebble.Batch, p *plan) {
 			binary.BigEndian.PutUint64(op.Value[recordHeadLen+len(w.Blob.Root):], uint64(w.Blob.Size))
 		}
 		copy(op.Value[head:], w.Data)
-		_ = op.Finish() // fails only for a batch with an index
+		_ = op.Finish()
 	}
-	s.scratch = appendHeader(s.scratch[:0], &p.record, p.digest)
-	op := b.SetDeferred(9, len(s.scratch))
-	txnKey(op.Key[:0], tid)
-	copy(op.Value, s.scratch)
-	_ = op.Finish()
 	slices.SortFunc(s.order, func(i, j int) int { return bytes.Compare(p.writes[i].Hash[:], p.writes[j].Hash[:]) })
 	for _, i := range s.order {
 		w := &p.writes[i]
 		if w.Kind == zodb.WriteData {
-			op = b.SetDeferred(hashKeyLen, 0)
+			op := b.SetDeferred(hashKeyLen, 0)
 			hashKey(op.Key[:0], w.Hash, w.Oid, tid)
 			_ = op.Finish()
 		}
 		if w.Blob.Exists() {
-			op = b.SetDeferred(hashKeyLen, 0)
+			op := b.SetDeferred(hashKeyLen, 0)
 			blobKey(op.Key[:0], w.Blob.Root, w.Oid, tid)
 			_ = op.Finish()
 		}
@@ -184,7 +222,8 @@ func (m *applyReader) close() error {
 }
 
 func (m *applyReader) head(oid zodb.Oid) (head, error) {
-	if oid >= m.s.current.Load().written {
+	st := m.s.current.Load()
+	if oid >= st.written {
 		return head{}, nil
 	}
 	m.s.headsMu.Lock()
@@ -200,7 +239,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 		}
 		m.iter = it
 	}
-	m.key = recordKey(m.key[:0], oid, ^zodb.Tid(0))
+	m.key = recordKey(m.key[:0], oid, st.LastTid) // what is above is not applied
 	if !m.iter.SeekPrefixGE(m.key) {
 		return head{}, m.iter.Error()
 	}

@@ -40,7 +40,7 @@ func BenchmarkApply(b *testing.B) {
 				}
 				entry := index.AppendCommit(nil, &txn)
 				pos++
-				s.Prepare(pos, entry)
+				s.Prepare(pos, entry, true)
 				start := time.Now()
 				o, err := s.Apply(pos, entry)
 				took = append(took, time.Since(start))

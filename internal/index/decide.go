@@ -51,6 +51,9 @@ func (p *plan) remembered() bool {
 	}
 }
 
+// commits tells whether the plan brings a transaction.
+func (p *plan) commits() bool { return p.outcome.Verdict == Committed && !p.outcome.Repeated }
+
 // decide is Apply's judgement, without its writing: a function of the state and the entry alone. No clock, no randomness, no
 // order of a map: each replica comes to the same plan.
 func decide(s *state, m memory, pos Position, raw []byte, scratch []byte) (plan, error) {
@@ -152,6 +155,9 @@ func (p *plan) commit(s *state, m memory, t *zodb.Txn, scratch []byte) error {
 	}
 	p.next = next
 	p.outcome.Verdict, p.outcome.Tid = Committed, tid
+	if !p.copied {
+		p.outcome.Writes = p.writes
+	}
 	return nil
 }
 

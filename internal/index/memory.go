@@ -72,7 +72,7 @@ func (m *Memory) Apply(pos Position, raw []byte) (Outcome, error) {
 	m.state = p.next
 	if p.remembered() {
 		o := p.outcome
-		o.Oids, o.StaleOid, o.Serial = nil, 0, 0 // what the row keeps
+		o.Oids, o.Writes, o.StaleOid, o.Serial = nil, nil, 0, 0 // what the row keeps
 		m.outcomes[o.TxnID] = o
 	}
 	for _, o := range p.gone {

@@ -31,11 +31,13 @@ type Outcome struct {
 	TxnID    zodb.TxnID
 	Tid      zodb.Tid   // Committed: the transaction's tid; Behind: the fence; Packed, Rescan: above
 	Oids     []zodb.Oid // Committed: the oids written; Collected: the objects removed
-	StaleOid zodb.Oid   // Stale: the first such object, in the transaction's order, reads first
-	Serial   zodb.Tid   // Stale: its committed serial; 0 if it does not exist
-	FirstOid zodb.Oid   // OidsGiven
-	Count    uint64     // OidsGiven
-	Repeated bool       // the transaction's outcome was already known: this entry changed nothing
+	// Writes is what an entry committed that is no copy of another storage's transaction. Its bytes are the entry's.
+	Writes   []zodb.Write
+	StaleOid zodb.Oid // Stale: the first such object, in the transaction's order, reads first
+	Serial   zodb.Tid // Stale: its committed serial; 0 if it does not exist
+	FirstOid zodb.Oid // OidsGiven
+	Count    uint64   // OidsGiven
+	Repeated bool     // the transaction's outcome was already known: this entry changed nothing
 }
 
 // Change is an object and the transaction that wrote it last.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -24,14 +25,17 @@ func TestPreparedOrNotTheRowsAreTheSame(t *testing.T) {
 			data := []byte{'n', 'e', 'v', 'e', 'r', byte(i)}
 			other := index.AppendCommit(nil, &zodb.Txn{ID: zodb.TxnID{0xff, byte(i)}, Status: ' ', Writes: []zodb.Write{
 				{Oid: 1000 + zodb.Oid(i), Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}}})
-			switch rapid.IntRange(0, 2).Draw(rt, "prepare") {
+			switch rapid.IntRange(0, 3).Draw(rt, "prepare") {
 			case 1:
-				ahead.Prepare(pos, e)
+				ahead.Prepare(pos, e, false)
 			case 2:
-				ahead.Prepare(pos, other)
+				ahead.Prepare(pos, other, false)
 				if _, err := ahead.Find(block.Sum(data)); !errors.Is(err, index.ErrNotFound) {
 					rt.Fatal("a record is found that nobody committed:", err)
 				}
+			case 3:
+				ahead.Prepare(pos, e, true)
+				verified(rt, ahead)
 			}
 			want, err := plain.Apply(pos, e)
 			got, err2 := ahead.Apply(pos, e)
@@ -47,4 +51,71 @@ func TestPreparedOrNotTheRowsAreTheSame(t *testing.T) {
 		}
 		verified(rt, ahead)
 	})
+}
+
+// What Prepare writes of an entry that is sure to come is nobody's head and no damage, before a crash and after it; and the same entry,
+// applied by the next open, commits.
+func TestACrashBetweenPrepareAndApplyLeavesTheEntryToBeApplied(t *testing.T) {
+	fs, calm := vfs.NewCrashableMem(), openAt(t, vfs.NewMem(), true)
+	defer calm.Close()
+	s := openAt(t, fs, true)
+	var base zodb.Tid
+	for i := range 12 {
+		pos, data := index.Position(i+1), []byte{'v', byte(i)}
+		txn := zodb.Txn{ID: zodb.TxnID{byte(i + 1)}, Tid: zodb.Tid(10 * (i + 1)), Status: ' ', Reads: []zodb.Read{{Oid: 2, Serial: base}},
+			Writes: []zodb.Write{{Oid: 1, Base: base, Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}, {Oid: 2, Base: base, Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}}}
+		entry := index.AppendCommit(nil, &txn)
+		for _, crash := range []bool{false, true, true} {
+			if crash { // all that was written stays, though nothing of it was synced but by this
+				if err := s.DB().LogData([]byte("sync"), pebble.Sync); err != nil {
+					t.Fatal(err)
+				}
+				clone := fs.CrashClone(vfs.CrashCloneCfg{})
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				fs, s = clone, openAt(t, clone, false)
+			} else {
+				s.Prepare(pos, entry, true)
+			}
+			if head, err := s.Head(1); err != nil || head != base {
+				t.Fatalf("entry %d, after a crash %t: the head is %s, want %s; %v", i, crash, head, base, err)
+			}
+			if r, err := s.Verify(t.Context(), nil); err != nil || len(r.Damaged) > 0 {
+				t.Fatal(err, r.Damaged)
+			}
+			if crash && i%2 == 0 {
+				s.Prepare(pos, entry, true)
+			}
+		}
+		want, err := calm.Apply(pos, entry)
+		got, err2 := s.Apply(pos, entry)
+		if err := errors.Join(err, err2); err != nil || got.Verdict != index.Committed {
+			t.Fatal(got, err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal(d)
+		}
+		base = txn.Tid
+	}
+	if d := cmp.Diff(rows(t, calm), rows(t, s)); d != "" {
+		t.Fatal(d)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Another entry in the place of one that was sure is an error: its rows are there.
+func TestAnotherEntryThanTheSureOneIsRefused(t *testing.T) {
+	s := openAt(t, vfs.NewMem(), true)
+	defer s.Close()
+	entry := func(id byte) []byte {
+		return index.AppendCommit(nil, &zodb.Txn{ID: zodb.TxnID{id}, Tid: 10, Status: ' ', Writes: []zodb.Write{
+			{Oid: 1, Kind: zodb.WriteData, Hash: block.Sum([]byte{id}), Data: []byte{id}}}})
+	}
+	s.Prepare(1, entry(1), true)
+	if o, err := s.Apply(1, entry(2)); err == nil {
+		t.Error("it was applied:", o)
+	}
 }

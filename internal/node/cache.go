@@ -198,16 +198,30 @@ func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64)
 	s.put(entry{oid: rev.Oid, tid: rev.Tid, until: zodb.MaxTid, flags: entryAhead}, rev.Data, c.limit)
 }
 
-// applied closes the entries of a transaction's objects; those with data are replaced by it.
-func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid, staged map[zodb.Oid][]byte) {
+// applied closes the entries of a transaction's objects.
+func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid) {
 	for _, oid := range oids {
 		s := c.shard(oid)
 		s.mu.Lock()
 		s.closes.Add(1)
-		if data, ok := staged[oid]; ok && len(data) <= c.most {
-			s.put(entry{oid: oid, tid: tid, until: zodb.MaxTid}, data, c.limit)
-		} else if e := s.find(oid); e != nil && e.until > tid {
+		if e := s.find(oid); e != nil && e.until > tid {
 			e.until = tid
+		}
+		s.mu.Unlock()
+	}
+}
+
+// keep brings what a transaction wrote. Between its applied and this there is no other applied or drop.
+func (c *recordCache) keep(tid zodb.Tid, writes []zodb.Write) {
+	for i := range writes {
+		w := &writes[i]
+		if w.Kind != zodb.WriteData || len(w.Data) > c.most {
+			continue
+		}
+		s := c.shard(w.Oid)
+		s.mu.Lock()
+		if e := s.find(w.Oid); e == nil || e.tid < tid { // else a reader was faster
+			s.put(entry{oid: w.Oid, tid: tid, until: zodb.MaxTid}, w.Data, c.limit)
 		}
 		s.mu.Unlock()
 	}

@@ -34,11 +34,10 @@ func TestTheCacheServesWhatItWasGivenWithinItsBounds(t *testing.T) {
 				oid := zodb.Oid(draw.IntN(oids))
 				if draw.IntN(3) == 0 {
 					sizes[oid], newest[oid] = draw.IntN(1<<draw.IntN(16)+1), tid
-					staged := map[zodb.Oid][]byte{oid: content(oid, tid, sizes[oid])}
-					if draw.IntN(4) == 0 {
-						staged = nil // another process' commit
+					c.applied(tid, []zodb.Oid{oid})
+					if draw.IntN(4) > 0 { // else a copy
+						c.keep(tid, []zodb.Write{{Oid: oid, Kind: zodb.WriteData, Data: content(oid, tid, sizes[oid])}})
 					}
-					c.applied(tid, []zodb.Oid{oid}, staged)
 					continue
 				}
 				size, got, ok := c.get(oid, tid, buf)

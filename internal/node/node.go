@@ -46,18 +46,12 @@ type Node struct {
 		closing bool
 		applied zodb.Tid // the last committed transaction, visible or not
 		changes changes
-		staged  map[zodb.TxnID]*staged
+		holds   map[zodb.TxnID]bool      // to be held when they are committed
 		held    map[zodb.Tid]*time.Timer // committed, waiting for Publish or their timer
 	}
 }
 
 type poisoning struct{ err error }
-
-// staged is what a node remembers of a transaction between its vote and its outcome.
-type staged struct {
-	data map[zodb.Oid][]byte // for the cache
-	hold bool
-}
 
 var _ Operations = (*Node)(nil)
 
@@ -74,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n := &Node{cfg: cfg}
 	n.pins.held = make(map[uint64]pin)
 	n.sweep.init()
-	n.mu.staged, n.mu.held = make(map[zodb.TxnID]*staged), make(map[zodb.Tid]*time.Timer)
+	n.mu.holds, n.mu.held = make(map[zodb.TxnID]bool), make(map[zodb.Tid]*time.Timer)
 	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
 		return nil, err
 	}
@@ -106,7 +100,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
-		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
+		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Told: n.told, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
@@ -160,19 +154,15 @@ func (n *Node) applied(o index.Outcome) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	st := n.mu.staged[o.TxnID]
-	delete(n.mu.staged, o.TxnID)
+	hold := n.mu.holds[o.TxnID]
+	delete(n.mu.holds, o.TxnID)
 	if o.Verdict != index.Committed || o.Repeated {
 		return
 	}
-	var data map[zodb.Oid][]byte
-	if st != nil {
-		data = st.data
-	}
-	n.cache.applied(o.Tid, o.Oids, data)
+	n.cache.applied(o.Tid, o.Oids)
 	n.mu.changes.add(o.Tid, o.Oids)
 	n.mu.applied = o.Tid
-	if st != nil && st.hold && !n.mu.closing {
+	if hold && !n.mu.closing {
 		tid := o.Tid
 		// The guard: Python may die, or forget, between Finish and Publish.
 		n.mu.held[tid] = time.AfterFunc(time.Duration(n.cfg.Lease), func() { n.Publish(tid) })
@@ -183,6 +173,13 @@ func (n *Node) applied(o index.Outcome) {
 		n.mu.held[o.Tid] = never // nobody sees a transaction whose blobs are not in place
 	}
 	n.publishLocked()
+}
+
+// told is called by the log when the proposer has its answer, which need not wait for this: what he wrote goes into the cache.
+func (n *Node) told(o index.Outcome) {
+	if o.Verdict == index.Committed && !o.Repeated {
+		n.cache.keep(o.Tid, o.Writes)
+	}
 }
 
 // publishLocked moves the visible position up to the first held transaction. REQUIRES: n.mu.

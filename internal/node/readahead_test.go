@@ -135,7 +135,7 @@ func TestADatabaseIsReadAtTheOpenIfItFits(t *testing.T) {
 	a.close()
 	// A reader who begins while a transaction is applied may not put its older revision behind it.
 	begun := c.beginAll()
-	c.applied(500, []zodb.Oid{0}, nil)
+	c.applied(500, []zodb.Oid{0})
 	rev, err := s.Load(0, zodb.MaxTid)
 	if err != nil {
 		t.Fatal(err)

@@ -55,34 +55,15 @@ func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
 		return nil, err
 	}
 	stale, err := n.log.Vote(ctx, txn)
-	if err != nil {
-		n.forget(txn.ID)
+	if err != nil || len(stale) == 0 {
 		return nil, err
 	}
-	if len(stale) > 0 {
-		return n.conflicts(stale)
-	}
-	n.stage(txn)
-	return nil, nil
-}
-
-// stage copies what the cache shall hold once the transaction is applied.
-func (n *Node) stage(txn *zodb.Txn) {
-	st := &staged{data: make(map[zodb.Oid][]byte, len(txn.Writes))}
-	for i := range txn.Writes {
-		w := &txn.Writes[i]
-		if w.Kind == zodb.WriteData && len(w.Data) <= maxCached {
-			st.data[w.Oid] = append(make([]byte, 0, len(w.Data)), w.Data...)
-		}
-	}
-	n.mu.Lock()
-	n.mu.staged[txn.ID] = st
-	n.mu.Unlock()
+	return n.conflicts(stale)
 }
 
 func (n *Node) forget(id zodb.TxnID) {
 	n.mu.Lock()
-	delete(n.mu.staged, id)
+	delete(n.mu.holds, id)
 	n.mu.Unlock()
 }
 
@@ -140,9 +121,7 @@ func (n *Node) enterFinish(id zodb.TxnID, hold bool) error {
 	}
 	if hold {
 		n.mu.Lock()
-		if st := n.mu.staged[id]; st != nil {
-			st.hold = true
-		}
+		n.mu.holds[id] = true
 		n.mu.Unlock()
 	}
 	n.blobs.Propose(id)

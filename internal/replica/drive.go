@@ -171,14 +171,21 @@ func (r *Replica) round() (bool, error) {
 	return true, r.appended(appends)
 }
 
-// prepare uses the time of a sync to work out what its first entry will change, if that becomes the next to be applied.
+// prepare uses the time of a sync to work out what its first entry will change, if that becomes the next to be applied. Where there is no
+// other voter it will: it is durable by this sync, or the replica is broken.
 func (r *Replica) prepare(appends []*raftpb.Message) {
 	p, ok := r.cfg.State.(interface {
-		Prepare(pos index.Position, entry []byte)
+		Prepare(pos index.Position, entry []byte, sure bool)
 	})
 	if e := appends[0].GetEntries(); ok && len(e) > 0 && e[0].GetType() == raftpb.EntryNormal {
-		p.Prepare(index.Position(e[0].GetIndex()), e[0].GetData())
+		p.Prepare(index.Position(e[0].GetIndex()), e[0].GetData(), r.alone())
 	}
+}
+
+// alone says that this voter makes up the group.
+func (r *Replica) alone() bool {
+	voters := r.log.conf.GetVoters()
+	return len(voters) == 1 && voters[0] == r.log.id
 }
 
 // lastOf is the last entry of a round's appends, 0 if they carry none.

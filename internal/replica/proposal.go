@@ -189,7 +189,7 @@ func (r *Replica) reproposeAll() {
 	r.mu.queue = queue
 }
 
-// deliver tells the node, ends the reservation, then tells who waits.
+// deliver tells the node, ends the reservation, then tells who waits, and the node that he was told.
 func (r *Replica) deliver(o index.Outcome, size int) {
 	if r.cfg.Applied != nil {
 		r.cfg.Applied(o)
@@ -223,5 +223,8 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 			continue
 		}
 		tell(o, nil)
+	}
+	if r.cfg.Told != nil {
+		r.cfg.Told(o)
 	}
 }

@@ -43,6 +43,8 @@ type Config struct {
 	Transport Transport   // nil: a group of one voter
 	// Applied is called after each Apply, in order, before the proposer gets its answer. It must not call the replica.
 	Applied func(index.Outcome)
+	// Told is called after the proposer got its answer to what Applied was told, before the next Apply. It must not call the replica.
+	Told func(index.Outcome)
 	// Parked is closed when a call into Pebble will never come back: Close does not wait for the driver then. nil: never.
 	Parked <-chan struct{}
 	// Poisoned is called once, with what broke the replica.
@@ -188,7 +190,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 
 // join waits until this voter has its place in the group. One alone needn't wait for an election timeout.
 func (r *Replica) join(ctx context.Context) error {
-	if voters := r.log.conf.GetVoters(); len(voters) == 1 && voters[0] == r.log.id {
+	if r.alone() {
 		if err := r.locked(r.mu.raw.Campaign); err != nil {
 			return fmt.Errorf("campaign: %w", err)
 		}

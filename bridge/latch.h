@@ -34,7 +34,7 @@ static inline void zd_latch_open(zd_latch *l, uint64_t tid, const zd_reply *repl
 // process, at most, looks again and again for a while, and gives its processor to whoever wants it each time. Where that does not
 // pay (a slow disk, no processor to spare) it is tried ever more seldom.
 enum {
-    ZD_PATIENCE_NS = 300000,  // a look around ends
+    ZD_PATIENCE_NS = 1000000,  // a look around ends
     ZD_DISTURBED_NS = 5000,   // somebody else ran meanwhile
     ZD_DISTURBANCES = 6,      // that often: the processor is wanted
     ZD_MOST_SKIPPED = 128,    // commits between two tries

@@ -29,7 +29,9 @@ func (r *Replica) tick(ctx context.Context) {
 		case <-t.C:
 			r.table.renew(r.cfg.Lease)
 			r.expire()
-			_ = r.locked(func() error { r.mu.raw.Tick(); return nil })
+			if !r.resting.Load() {
+				_ = r.locked(func() error { r.mu.raw.Tick(); return nil })
+			}
 		}
 	}
 }
@@ -218,7 +220,7 @@ func (r *Replica) placed() {
 	default:
 	}
 	st := r.mu.raw.BasicStatus()
-	if st.Lead == raft.None || st.Applied < st.GetCommit() {
+	if st.Lead == raft.None && !r.resting.Load() || st.Applied < st.GetCommit() {
 		return
 	}
 	if term, err := r.log.Term(st.GetCommit()); st.RaftState == raft.StateLeader && (err != nil || term != st.GetTerm()) {

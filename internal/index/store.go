@@ -94,7 +94,8 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
-	db, err := s.openPebble(cfg)
+	compactions := newCompactions()
+	db, err := s.openPebble(cfg, compactions)
 	if err != nil {
 		s.cache.Unref()
 		return nil, err
@@ -117,6 +118,7 @@ func Open(cfg Config) (*Store, error) {
 	s.opened = st.Applied
 	s.current.Store(&st)
 	s.readers.open(db)
+	compactions.open()
 	return s, nil
 }
 
@@ -127,7 +129,7 @@ func orDefault[T int64 | uint64](v, d T) T {
 	return v
 }
 
-func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
+func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB, err error) {
 	log := &pebbleLog{log: cfg.Logger, parked: s.parked, broken: func(err error) {
 		s.Fence()
 		if cfg.Broken != nil {
@@ -156,7 +158,11 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		L0StopWritesThreshold:      32,
 		MaxOpenFiles:               512,
 		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+		// They would be read from every table right after an open, beside its first loads. Compactions prefer tables full of deletions by
+		// them: ours are few, but after a sweep, which compacts by itself.
+		DisableTableStats: true,
 	}
+	opts.Experimental.CompactionScheduler = compactions
 	dense := *sstable.MinLZCompression // ADR 10
 	dense.DataBlocks.Level = minLZBalanced
 	dense.ValueBlocks = sstable.BalancedCompression.ValueBlocks // superseded revisions, rarely read
@@ -195,10 +201,12 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	select {
 	case o := <-done:
 		if o.err != nil {
+			compactions.Unregister()
 			return nil, openError(cfg.Dir, o.err)
 		}
 		return o.db, nil
 	case err := <-log.fatal:
+		compactions.Unregister()
 		return nil, openError(cfg.Dir, err)
 	}
 }
@@ -275,7 +283,11 @@ func (s *Store) takeDown() error {
 	if !s.broken.Load() {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn
-		flushed, err := s.db.AsyncFlush()
+		var flushed <-chan struct{}
+		var err error
+		if written > 0 { // since the open, which flushed what it replayed
+			flushed, err = s.db.AsyncFlush()
+		}
 		if err == nil && flushed != nil {
 			select { // Pebble tries a flush that fails again, for ever
 			case <-flushed:
@@ -285,7 +297,8 @@ func (s *Store) takeDown() error {
 		if !s.broken.Load() {
 			defer s.cache.Unref()
 			s.fence.left.Store(!copying)
-			idle := s.db.Metrics().WAL.BytesIn == written
+			idle := err == nil && s.db.Metrics().WAL.BytesIn == written
+			s.fence.spent.Store(idle)
 			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
 			}

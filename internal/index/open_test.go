@@ -218,3 +218,26 @@ func TestAnOpenDoesNotWaitForACompaction(t *testing.T) {
 		t.Error("no open found a table that a compaction could take")
 	}
 }
+
+// What an open reads of the manifest does not grow with all that was ever flushed and compacted.
+func TestAManifestStaysSmall(t *testing.T) {
+	fs := vfs.NewMem()
+	s := openOn(t, fs)
+	value := strings.Repeat("v", 100)
+	for i := range 1500 {
+		for k := range 2 {
+			if err := s.DB().Set(fmt.Appendf(nil, "/%s%d", value, k), []byte(fmt.Sprint(i)), pebble.NoSync); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.DB().Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shut(t, s)
+	for _, name := range list(t, fs) {
+		if info, err := fs.Stat("db/" + name); err != nil || strings.HasPrefix(name, "MANIFEST-") && info.Size() > 128<<10 {
+			t.Errorf("%s: %d bytes: %v", name, info.Size(), err)
+		}
+	}
+}

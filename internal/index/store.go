@@ -41,6 +41,7 @@ type Config struct {
 const (
 	defaultBlockCache = 64 << 20
 	defaultMemTable   = 16 << 20
+	maxManifest       = 64 << 10
 	// minLZBalanced is MinLZ's second level (github.com/minio/minlz, LevelBalanced): as fast to decompress as the first.
 	minLZBalanced = 2
 	// headCache bounds the known heads: two generations of this many, about 5 MiB.
@@ -158,6 +159,8 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 		L0StopWritesThreshold:      32,
 		MaxOpenFiles:               512,
 		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+		// An open reads it all; Pebble begins a new one only where it tells as much of tables that are gone.
+		MaxManifestFileSize: maxManifest,
 		// They would be read from every table right after an open, beside its first loads. Compactions prefer tables full of deletions by
 		// them: ours are few, but after a sweep, which compacts by itself.
 		DisableTableStats: true,

@@ -35,6 +35,8 @@ class BuildGo(build_ext):
         undefined = (
             "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else "-Wl,--unresolved-symbols=ignore-all"
         )
+        if sys.platform == "linux":
+            undefined += " -Wl,--wrap=x_cgo_sys_thread_create"  # bridge/start.h
         env = dict(os.environ, CGO_ENABLED="1", CGO_LDFLAGS=undefined, CGO_LDFLAGS_ALLOW="-Wl,.*")
         env["CGO_CFLAGS"] = f"-O2 -I{sysconfig.get_paths()['include']}"
         common = [go, "build", "-trimpath", f"-ldflags=-s -w -X main.version={self.distribution.get_version()}"]

@@ -3,8 +3,8 @@
 // zodb_dht._core for CPython 3.10 and up (limited API): decodes arguments into one request, calls Go, encodes the answer.
 // _core.pyi documents each method; wire.go draws the requests and answers.
 //
-// The GIL is kept by try_load alone, which never waits; every other call releases it. After a fork the child may not enter
-// Go (its threads are gone): every entry looks at `forked` first.
+// The GIL is kept by try_load alone, which never waits; every other call releases it. Go starts with the first open. After a fork
+// behind that the child may not enter Go (its threads are gone): every entry looks at `forked` first.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -14,6 +14,7 @@
 
 #include "bridge.h"
 #include "latch.h"
+#include "start.h"
 
 extern int64_t zd_try_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
 extern int64_t zd_load(uint64_t h, uint64_t oid, uint64_t at, char *buf, size_t cap, uint64_t *tid);
@@ -24,7 +25,7 @@ extern uint64_t zd_start(int op, uint64_t h, char *req, size_t size);
 extern int zd_wait(uint64_t token, int ms, zd_reply *out);
 extern void zd_cancel(uint64_t token);
 
-static volatile int forked; // set in a child of fork, for good
+static volatile int forked; // set in a child of fork behind Go's start, for good
 static PyObject *factory;   // makes exceptions: factory(code, message, details)
 
 #define NONE 0xffffffffu
@@ -1161,6 +1162,7 @@ static PyObject *core_open(PyObject *module, PyObject *const *args, Py_ssize_t n
     zd_reply out;
     module_state *st = PyModule_GetState(module);
     if (!nargs_is(n, 2, "open") || after_fork()) return NULL;
+    start_go();
     PyObject *path = NULL, *settings = PyUnicode_AsUTF8String(args[1]);
     if (!settings || !PyUnicode_FSConverter(args[0], &path)) {
         Py_XDECREF(settings);
@@ -1202,7 +1204,7 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static void in_child(void) { forked = 1; }
+static void in_child(void) { forked = !start_runtime; }
 
 static int module_exec(PyObject *module) {
     static int watching;

@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,9 +23,12 @@ type fence struct {
 	fell    chan struct{} // closed when it is down
 	down    atomic.Bool
 	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
+	spent   atomic.Bool // what the logs hold is in tables: they are about to be removed
 	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
 	broken  func(error)
 	park    func(error)
+	names   names
+	options options
 }
 
 // String is errorfs.Injector's.
@@ -61,6 +65,7 @@ func (f *fenced) OpenDir(name string) (vfs.File, error) {
 // Open is vfs.FS's.
 func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	file, err := f.FS.Open(name, opts...)
+	f.fence.options.note(name)
 	if err != nil || !strings.HasSuffix(name, ".sst") {
 		return file, err
 	}
@@ -70,13 +75,52 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	file, err := f.FS.Create(name, category)
-	return f.log(name, file, err)
+	if err == nil && strings.HasSuffix(name, draftSuffix) {
+		return &fencedDraft{File: file, fsys: f.FS, name: name, options: &f.fence.options}, nil
+	}
+	return f.log(name, file, f.made(name, err))
 }
 
 // ReuseForWrite is vfs.FS's.
 func (f *fenced) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	file, err := f.FS.ReuseForWrite(oldname, newname, category)
-	return f.log(newname, file, err)
+	return f.log(newname, file, f.made(newname, err))
+}
+
+// Rename is vfs.FS's.
+func (f *fenced) Rename(oldname, newname string) error {
+	return f.made(newname, f.fence.options.rename(f.FS, oldname, newname))
+}
+
+// Link is vfs.FS's.
+func (f *fenced) Link(oldname, newname string) error {
+	return f.made(newname, f.FS.Link(oldname, newname))
+}
+
+// MkdirAll is vfs.FS's.
+func (f *fenced) MkdirAll(dir string, perm fs.FileMode) error {
+	var missing []string
+	for path := dir; ; path = f.PathDir(path) {
+		if _, err := f.Stat(path); err == nil || f.PathDir(path) == path {
+			break
+		}
+		missing = append(missing, path)
+	}
+	if err := f.FS.MkdirAll(dir, perm); err != nil {
+		return err
+	}
+	for _, path := range missing {
+		f.fence.names.add(path)
+	}
+	return nil
+}
+
+// made counts a new name.
+func (f *fenced) made(name string, err error) error {
+	if err == nil {
+		f.fence.names.add(name)
+	}
+	return err
 }
 
 // log takes a write-ahead log that was made; other files pass.
@@ -88,7 +132,7 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 		f.fence.park(fmt.Errorf("make %s: %w", name, err))
 		return nil, err
 	}
-	log := &fencedLog{File: file, name: name, fence: f.fence}
+	log := &fencedLog{File: file, name: name, fence: f.fence, fsys: f.FS}
 	info, err := log.Stat()
 	if err != nil {
 		return nil, err
@@ -121,8 +165,8 @@ type fencedDir struct {
 
 // Sync returns no error.
 func (d *fencedDir) Sync() error {
-	if err := d.File.Sync(); err != nil {
-		d.fence.park(fmt.Errorf("sync directory %s: %w", d.name, err))
+	if err := d.fence.names.sync(d.File, d.name); err != nil {
+		d.fence.park(err)
 	}
 	return nil
 }
@@ -133,8 +177,10 @@ type fencedLog struct {
 	vfs.File
 	name  string
 	fence *fence
+	fsys  vfs.FS
 
 	// Written by Pebble's one writer of the log, one call at a time.
+	settled  bool  // its name is durable
 	written  int64 // offset of the next write
 	length   int64 // of the file, zeros or an older log's bytes included
 	unsynced int64 // written since the last sync
@@ -160,7 +206,7 @@ func (l *fencedLog) failed(what string, err error) error {
 func (l *fencedLog) Write(p []byte) (int, error) {
 	end := l.written + int64(len(p))
 	// A long write without a sync, an import's, does not wait for the disk: it would only write everything twice.
-	if l.unsynced += int64(len(p)); end > l.length && l.unsynced <= zeroAhead && !l.fence.down.Load() {
+	if l.unsynced += int64(len(p)); end > l.length && l.unsynced <= zeroAhead && !l.fence.down.Load() && !l.fence.spent.Load() {
 		if err := l.prepare(end); err != nil {
 			return 0, l.failed("write", err)
 		}
@@ -192,17 +238,32 @@ func (l *fencedLog) again() {
 	}
 }
 
-func (l *fencedLog) Sync() error {
-	l.again()
-	l.unsynced = 0
-	return l.failed("sync", l.File.Sync())
+// settle makes the log's name durable before the first sync of what is in it.
+func (l *fencedLog) settle() error {
+	if l.settled {
+		return nil
+	}
+	err := l.fence.names.settle(l.fsys)
+	l.settled = err == nil
+	return err
 }
 
-func (l *fencedLog) SyncData() error {
+func (l *fencedLog) sync(sync func() error) error {
 	l.again()
 	l.unsynced = 0
-	return l.failed("sync", l.File.SyncData())
+	if l.fence.spent.Load() {
+		return nil
+	}
+	err := l.settle()
+	if err == nil {
+		err = sync()
+	}
+	return l.failed("sync", err)
 }
+
+func (l *fencedLog) Sync() error { return l.sync(l.File.Sync) }
+
+func (l *fencedLog) SyncData() error { return l.sync(l.File.SyncData) }
 
 func (l *fencedLog) SyncTo(length int64) (bool, error) {
 	l.again()

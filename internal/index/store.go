@@ -41,6 +41,7 @@ type Config struct {
 const (
 	defaultBlockCache = 64 << 20
 	defaultMemTable   = 16 << 20
+	maxManifest       = 64 << 10
 	// minLZBalanced is MinLZ's second level (github.com/minio/minlz, LevelBalanced): as fast to decompress as the first.
 	minLZBalanced = 2
 	// headCache bounds the known heads: two generations of this many, about 5 MiB.
@@ -95,7 +96,8 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
-	db, err := s.openPebble(cfg)
+	compactions := newCompactions()
+	db, err := s.openPebble(cfg, compactions)
 	if err != nil {
 		s.cache.Unref()
 		return nil, err
@@ -118,6 +120,7 @@ func Open(cfg Config) (*Store, error) {
 	s.opened = st.Applied
 	s.current.Store(&st)
 	s.readers.open(db)
+	compactions.open()
 	return s, nil
 }
 
@@ -128,7 +131,7 @@ func orDefault[T int64 | uint64](v, d T) T {
 	return v
 }
 
-func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
+func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB, err error) {
 	log := &pebbleLog{log: cfg.Logger, parked: s.parked, broken: func(err error) {
 		s.Fence()
 		if cfg.Broken != nil {
@@ -157,7 +160,13 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 		L0StopWritesThreshold:      32,
 		MaxOpenFiles:               512,
 		CompactionConcurrencyRange: func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)-1) },
+		// An open reads it all; Pebble begins a new one only where it tells as much of tables that are gone.
+		MaxManifestFileSize: maxManifest,
+		// They would be read from every table right after an open, beside its first loads. Compactions prefer tables full of deletions by
+		// them: ours are few, but after a sweep, which compacts by itself.
+		DisableTableStats: true,
 	}
+	opts.Experimental.CompactionScheduler = compactions
 	dense := *sstable.MinLZCompression // ADR 10
 	dense.DataBlocks.Level = minLZBalanced
 	dense.ValueBlocks = sstable.BalancedCompression.ValueBlocks // superseded revisions, rarely read
@@ -196,10 +205,12 @@ func (s *Store) openPebble(cfg Config) (db *pebble.DB, err error) {
 	select {
 	case o := <-done:
 		if o.err != nil {
+			compactions.Unregister()
 			return nil, openError(cfg.Dir, o.err)
 		}
 		return o.db, nil
 	case err := <-log.fatal:
+		compactions.Unregister()
 		return nil, openError(cfg.Dir, err)
 	}
 }
@@ -285,7 +296,11 @@ func (s *Store) takeDown() error {
 	if !s.broken.Load() {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn
-		flushed, err := s.db.AsyncFlush()
+		var flushed <-chan struct{}
+		var err error
+		if written > 0 { // since the open, which flushed what it replayed
+			flushed, err = s.db.AsyncFlush()
+		}
 		if err == nil && flushed != nil {
 			select { // Pebble tries a flush that fails again, for ever
 			case <-flushed:
@@ -295,7 +310,8 @@ func (s *Store) takeDown() error {
 		if !s.broken.Load() {
 			defer s.cache.Unref()
 			s.fence.left.Store(!copying)
-			idle := s.db.Metrics().WAL.BytesIn == written
+			idle := err == nil && s.db.Metrics().WAL.BytesIn == written
+			s.fence.spent.Store(idle)
 			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
 			}

@@ -112,10 +112,29 @@ func (d *directory) take() error {
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
 		return &InUse{Path: d.path, PID: pid}
 	}
-	if err := os.WriteFile(name, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600); err != nil {
+	if err := sign(name); err != nil {
 		return errors.Join(pathError(name, err), d.lock.Close())
 	}
 	return nil
+}
+
+// sign writes this process' pid over the last holder's. A file is not cut to nothing first: that alone takes some file systems as long
+// as ten opens of it.
+func sign(name string) (err error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	pid := fmt.Appendf(nil, "%d\n", os.Getpid())
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(pid); err != nil || info.Size() <= int64(len(pid)) {
+		return err
+	}
+	return f.Truncate(int64(len(pid)))
 }
 
 func (d *directory) readFormat(create bool) error {

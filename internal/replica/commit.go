@@ -25,7 +25,7 @@ func (r *Replica) Vote(ctx context.Context, txn *zodb.Txn) ([]Stale, error) {
 	if err := r.failure(); err != nil {
 		return nil, err
 	}
-	if !r.leads.Load() {
+	if !r.log.alone() && !r.leads.Load() {
 		return nil, fmt.Errorf("vote: this peer does not lead: %w", ErrUnavailable)
 	}
 	if txn.Snapshot != 0 && txn.Snapshot < r.cfg.State.Stats().Fence {

@@ -29,7 +29,9 @@ func (r *Replica) tick(ctx context.Context) {
 		case <-t.C:
 			r.table.renew(r.cfg.Lease)
 			r.expire()
-			_ = r.locked(func() error { r.mu.raw.Tick(); return nil })
+			if !r.resting.Load() {
+				_ = r.locked(func() error { r.mu.raw.Tick(); return nil })
+			}
 		}
 	}
 }
@@ -178,14 +180,8 @@ func (r *Replica) prepare(appends []*raftpb.Message) {
 		Prepare(pos index.Position, entry []byte, sure bool)
 	})
 	if e := appends[0].GetEntries(); ok && len(e) > 0 && e[0].GetType() == raftpb.EntryNormal {
-		p.Prepare(index.Position(e[0].GetIndex()), e[0].GetData(), r.alone())
+		p.Prepare(index.Position(e[0].GetIndex()), e[0].GetData(), r.log.alone())
 	}
-}
-
-// alone says that this voter makes up the group.
-func (r *Replica) alone() bool {
-	voters := r.log.conf.GetVoters()
-	return len(voters) == 1 && voters[0] == r.log.id
 }
 
 // lastOf is the last entry of a round's appends, 0 if they carry none.
@@ -225,7 +221,7 @@ func (r *Replica) placed() {
 	default:
 	}
 	st := r.mu.raw.BasicStatus()
-	if st.Lead == raft.None || st.Applied < st.GetCommit() {
+	if st.Lead == raft.None && !r.resting.Load() || st.Applied < st.GetCommit() {
 		return
 	}
 	if term, err := r.log.Term(st.GetCommit()); st.RaftState == raft.StateLeader && (err != nil || term != st.GetTerm()) {

@@ -43,6 +43,14 @@ func (p *peer) propose(ctx context.Context, oid zodb.Oid, size int, between func
 	return told{oid, o.Tid}, err
 }
 
+// elect lets p lead, as its first entry does.
+func (p *peer) elect(t *testing.T) {
+	t.Helper()
+	if _, err := p.NewOids(context.Background(), 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (p *peer) holds(t *testing.T, all []told) {
 	t.Helper()
 	for _, a := range all {
@@ -187,6 +195,7 @@ func TestASyncThatFailsLosesNothingAcknowledged(t *testing.T) {
 				}
 				return nil
 			})), true)
+			p.elect(t)
 			counting.Store(true)
 			all, errs := p.committers(threads, 0, func(told) {}) // so small that no log is full: see TestMain
 			for _, err := range errs {
@@ -239,6 +248,7 @@ func TestACloseWaitsForTheDriverOfABrokenReplica(t *testing.T) {
 	var holding, released atomic.Bool
 	inside, release := make(chan struct{}), make(chan struct{})
 	p := open(t, hangingOnce(&holding, inside, release), true)
+	p.elect(t)
 	holding.Store(true)
 	finished := make(chan error)
 	go func() {
@@ -288,6 +298,7 @@ func TestAHangingDiskLeavesNobodyWaiting(t *testing.T) {
 		p.StartFinish(x.ID, func(o index.Outcome, err error) { ends <- end{o, err} })
 		return x.ID, ends
 	}
+	p.elect(t)
 	holding.Store(true)
 	first, firstEnds := start(1)
 	<-inside

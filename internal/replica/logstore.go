@@ -76,6 +76,9 @@ func (l *logStore) openMark(cfg Config) error {
 	if !sound {
 		l.damaged = corrupt(m.name, "a slot of the log's mark is unreadable; the log was held to the promise before it, entry %d", m.last)
 		cfg.Logger.Warn("damage that loses nothing", "error", l.damaged, "last", last)
+		if err := m.mend(last); err != nil {
+			return errors.Join(err, m.close())
+		}
 	}
 	l.mark = m
 	return nil
@@ -119,12 +122,13 @@ func (l *logStore) readCut() error {
 }
 
 func (l *logStore) readEntries(applied uint64) (err error) {
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(nil, 0), UpperBound: entryEnd})
+	next, _ := l.FirstIndex()
+	// Not from 0: the deletions of all that was cut off lie there, and an iterator goes through them.
+	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(nil, next), UpperBound: entryEnd})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	next, _ := l.FirstIndex()
 	var entries []*raftpb.Entry
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
@@ -166,10 +170,20 @@ func (l *logStore) readHard(applied uint64) error {
 	}
 	// The row's commit index is as old as the last election: what is applied was committed.
 	l.hard.Commit = proto.Uint64(max(l.hard.GetCommit(), applied))
+	if l.alone() {
+		// Its log is all of the majority's, and durable: Pebble flushes what it replays. No election could decide otherwise.
+		l.hard.Commit = proto.Uint64(max(l.hard.GetCommit(), last))
+	}
 	if l.hard.GetCommit() > last {
 		return corrupt("the log", "it ends at entry %d, but %d are committed", last, l.hard.GetCommit())
 	}
 	return nil
+}
+
+// alone tells whether this is the only voter of its group.
+func (l *logStore) alone() bool {
+	voters := l.conf.GetVoters()
+	return len(voters) == 1 && voters[0] == l.id
 }
 
 // mirror adds entries behind those in memory; ones that raft replaces go first.

@@ -92,6 +92,11 @@ func (m *mark) promise(last uint64) error {
 	return m.write(last)
 }
 
+// mend writes both slots anew, when all up to entry last is durable. As a promise, it is not synced.
+func (m *mark) mend(last uint64) error {
+	return errors.Join(m.write(last), m.write(last))
+}
+
 func (m *mark) write(last uint64) error {
 	encodeMark(m.buf[:], m.n+1, last)
 	if _, err := m.file.WriteAt(m.buf[:], int64((m.n+1)%2)*markSlot); err != nil {

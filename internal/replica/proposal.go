@@ -64,6 +64,9 @@ func (r *Replica) hear(ctx context.Context, p *proposal, told <-chan answer) (in
 
 // propose queues p. After an error nobody is told.
 func (r *Replica) propose(p *proposal) error {
+	if err := r.rouse(); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.mu.err; err != nil {

@@ -128,6 +128,10 @@ type Replica struct {
 	wg     sync.WaitGroup // the clock; Close cancels it, then waits
 	leads  atomic.Bool
 
+	// resting: the only voter of a group has not stood for election in this open. Nobody else could lead, and what its log holds is
+	// committed, so it does when the first entry is proposed: an open that commits nothing writes nothing. Invariant: never set again.
+	resting atomic.Bool
+
 	// mu guards raft and what waits for it. Never held across I/O, Apply or a callback. After the table's.
 	mu struct {
 		sync.Mutex
@@ -147,8 +151,8 @@ type Replica struct {
 	}
 }
 
-// Open starts the voter that lives in cfg.DB, making one in a group of its own if there is none, and returns when it leads (or, in a
-// larger group, follows) and has applied all that was committed.
+// Open starts the voter that lives in cfg.DB, making one in a group of its own if there is none, and returns when it has applied all that
+// was committed and, in a group of several, leads or follows.
 func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -178,6 +182,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), log.mark.close())
 	}
+	r.resting.Store(log.alone())
 	run, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	go r.serve()
@@ -188,12 +193,10 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	return r, nil
 }
 
-// join waits until this voter has its place in the group. One alone needn't wait for an election timeout.
+// join waits until this voter has its place in the group.
 func (r *Replica) join(ctx context.Context) error {
-	if r.alone() {
-		if err := r.locked(r.mu.raw.Campaign); err != nil {
-			return fmt.Errorf("campaign: %w", err)
-		}
+	if err := r.locked(func() error { r.placed(); return nil }); err != nil { // what is committed is to be applied
+		return err
 	}
 	select {
 	case <-r.opened:
@@ -203,6 +206,19 @@ func (r *Replica) join(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("no leader was found: %w: %w", ErrUnavailable, ctx.Err())
 	}
+}
+
+// rouse lets a voter that rests stand for election: at once, since nobody else could.
+func (r *Replica) rouse() error {
+	if !r.resting.Load() || !r.resting.CompareAndSwap(true, false) {
+		return nil
+	}
+	if err := r.locked(r.mu.raw.Campaign); err != nil {
+		err = fmt.Errorf("campaign: %w", err)
+		r.end(&Broken{Cause: err})
+		return err
+	}
+	return nil
 }
 
 // Status is what an operator asks of a voter.

@@ -90,7 +90,7 @@ class Node(Protocol):
 
 def open_node(settings: Settings) -> Node:
     """Open a peer directory in this process."""
-    from . import _core  # only here: a fork after the Go runtime has started hangs the child
+    from . import _core  # only here, and where it starts nothing yet: see the package
 
     _core.set_error_factory(make_error)
     return _core.open(settings.path, settings.to_json())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from .conftest import Child
 
 FORK = """\
@@ -93,6 +97,34 @@ print("done")
 
 def test_a_waiting_vote_can_be_interrupted(child: Child) -> None:
     assert child(INTERRUPT) == "done\n"
+
+
+IMPORTED = """\
+import os, sys
+from zodb_dht import DHTStorage
+from ZODB.utils import p64
+
+assert "zodb_dht._core" in sys.modules
+assert len(os.listdir("/proc/self/task")) == 1, "threads that a fork does not survive"
+for _ in range(2):
+    pid = os.fork()
+    if not pid:
+        storage = DHTStorage("peer")
+        storage.new_oid()
+        storage.close()
+        print("a child's", flush=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+storage = DHTStorage("peer")
+storage.new_oid()
+storage.close()
+print("ours")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Go's threads start with the import")
+def test_a_process_may_fork_between_the_import_and_the_first_open(child: Child) -> None:
+    assert child(IMPORTED) == "a child's\na child's\nours\n"
 
 
 ARGUMENTS = """\

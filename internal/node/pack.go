@@ -48,8 +48,10 @@ const (
 
 // packing is the one pack that may be under way.
 type packing struct {
-	mu  sync.Mutex // guards job, and is held by each step
+	mu  sync.Mutex // guards what follows, and is held by each step
 	job *packJob
+	// collected: all garbage at this position is listed, by a pack of this open. One that a crash cut short may have logged its horizon only.
+	collected zodb.Tid
 }
 
 type packJob struct {
@@ -101,7 +103,7 @@ func (n *Node) PackBegin(_ context.Context, to zodb.Tid, refs References, thread
 	job := &packJob{to: to, gc: gc, search: refs == ZODBsReferences, thread: thread, phase: phaseSurvey}
 	// What an earlier pack left is swept first: a survey would take rows for current that are garbage already.
 	sweep, compact := n.store.Unswept()
-	job.only = to < st.Horizon || to == st.Horizon && (!gc || st.Fence >= to)
+	job.only = to < st.Horizon || to == st.Horizon && (!gc || n.pack.collected == to)
 	switch {
 	case job.only && !sweep && !compact:
 		return false, nil
@@ -259,6 +261,7 @@ func (j *packJob) list(ctx context.Context, refs []zodb.Oid, n *Node) (PackStep,
 			return step, err
 		}
 		if len(list.Objects) == 0 {
+			n.pack.collected = j.to
 			j.toSweep(n)
 			return PackStep{Phase: phaseList}, nil
 		}

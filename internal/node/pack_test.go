@@ -50,6 +50,31 @@ func TestAPackInterruptedAfterItsHorizonIsFinishedByTheNextOpen(t *testing.T) {
 	}
 }
 
+// A pack that ends between its horizon and its garbage lists leaves the garbage to the next pack to the same position, in the same open
+// or in the next.
+func TestGarbageOfAnInterruptedPackIsCollectedByThatToTheSamePosition(t *testing.T) {
+	for _, reopen := range []bool{false, true} {
+		dir := t.TempDir()
+		n := open(t, dir)
+		commit(t, n, write(0, 0, "root"), write(1, 0, "garbage"))
+		packed(t, n, zodb.MaxTid, node.CallersOwn, func(s node.PackStep) bool { return s.Phase == "log" })
+		n.PackEnd()
+		if reopen {
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+			n = open(t, dir)
+		}
+		packed(t, n, zodb.MaxTid, node.CallersOwn, nil)
+		if st := n.Stats(); st.Objects != 1 || st.Records != 1 {
+			t.Errorf("reopened %t: %+v", reopen, st)
+		}
+		if begun, err := n.PackBegin(ctx, zodb.MaxTid, node.CallersOwn, 0); err != nil || begun {
+			t.Error("there was something left to pack", err)
+		}
+	}
+}
+
 func TestASecondPackIsRefusedUntilTheFirstIsGivenUp(t *testing.T) {
 	n := open(t, t.TempDir())
 	commit(t, n, write(0, 0, "a"))

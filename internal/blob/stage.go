@@ -96,19 +96,20 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 		return err
 	}
 	var wg sync.WaitGroup
-	var synced error
-	small := info.Size() <= syncAtOnce
-	if small {
-		wg.Go(func() { synced = durable(f) })
-	} else {
-		d.startWrites(f, info.Size(), &wg)
+	if info.Size() <= syncAtOnce {
+		var named error
+		wg.Go(func() { named = d.name(s, f, info) })
+		err := durable(f)
+		wg.Wait()
+		return errors.Join(named, err)
 	}
+	d.startWrites(f, info.Size(), &wg)
 	err = d.name(s, f, info)
 	wg.Wait()
-	if err == nil && !small {
-		synced = durable(f)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, synced)
+	return durable(f)
 }
 
 // durable syncs a staged file and its name: at once, since a journalling file system waits for one commit of its journal then.

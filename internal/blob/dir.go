@@ -58,6 +58,8 @@ type Dir struct {
 	wg    sync.WaitGroup // Stage's goroutines; Close waits
 	slots chan struct{}  // bounds how many files are hashed and synced at once
 
+	follow *follower // nil: files are hashed when they are staged
+
 	mu     sync.Mutex // guards staged; never held across I/O
 	staged map[zodb.TxnID]map[zodb.Oid]*staged
 }
@@ -173,30 +175,38 @@ func (d *Dir) oidPath(oid zodb.Oid) string {
 	return filepath.Join(parts...)
 }
 
+// Follow begins to hash what this process writes to Temp, and where ZODB writes blobs that have no connection yet. Without it, or
+// where the kernel does not tell of files, they are hashed when they are staged.
+func (d *Dir) Follow(temp string) {
+	w, err := newFollower(d.Temp(), temp)
+	if err != nil {
+		return
+	}
+	d.follow = w
+	d.wg.Go(func() { w.run(d.run) })
+}
+
 // Close stops what is being read and gives the directory up. What is staged is resolved by the next open.
 func (d *Dir) Close() error {
 	d.end()
 	d.wg.Wait()
+	d.follow.close()
 	return d.lock.Close()
 }
 
-// makeDirs makes a directory below root and all missing between them; it returns those that got an entry and are to be synced.
-func makeDirs(root, path string) (changed []string, err error) {
-	if path == root {
-		return nil, nil
-	}
-	above := filepath.Dir(path)
-	err = os.Mkdir(path, 0o777)
+// makeDirs makes a directory and all missing above it. They are not synced: a rename into them is, on disk, behind them.
+func makeDirs(path string) error {
+	err := os.Mkdir(path, 0o777)
 	if errors.Is(err, fs.ErrNotExist) {
-		if changed, err = makeDirs(root, above); err != nil {
-			return nil, err
+		if err := makeDirs(filepath.Dir(path)); err != nil {
+			return err
 		}
 		err = os.Mkdir(path, 0o777)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return changed, nil
+		return nil
 	}
-	return append(changed, above), err
+	return err
 }
 
 func syncDir(path string) error {

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -76,10 +75,13 @@ func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path strin
 	return nil
 }
 
+// syncAtOnce is the size of the largest file whose sync takes longer than its hashing.
+const syncAtOnce = 512 << 10
+
 // window is how much of a file startWrite is asked for at once: more would wait in it for the disk.
 const window = 16 << 20
 
-// read hashes a staged file while the disk takes it, and makes its directory.
+// read hashes a staged file while the disk takes it, and makes it durable under its staged name.
 func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	f, err := os.Open(s.name)
 	if err != nil {
@@ -90,35 +92,56 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	if err != nil {
 		return err
 	}
-	// Not the sync at once: until the runtime notices that it waits for the disk, it holds a processor that could hash.
-	startWrite(f, 0, min(window, info.Size()))
+	if err := makeDirs(d.oidPath(oid)); err != nil { // now, not beside the sync: a journal would have it wait
+		return err
+	}
 	var wg sync.WaitGroup
-	if info.Size() > window {
-		wg.Go(func() {
-			for at := int64(window); at < info.Size() && d.run.Err() == nil; at += window {
-				startWrite(f, at, window)
-			}
-		})
+	if info.Size() <= syncAtOnce {
+		var named error
+		wg.Go(func() { named = d.name(s, f, info) })
+		err := durable(f)
+		wg.Wait()
+		return errors.Join(named, err)
 	}
-	dirs, err := makeDirs(d.path, d.oidPath(oid))
-	if err == nil {
-		s.tree = &tree{}
-		s.blob.Size = info.Size()
-		s.blob.Root, err = block.Import(d.run, f, info.Size(), s.tree)
-	}
+	d.startWrites(f, info.Size(), &wg)
+	err = d.name(s, f, info)
 	wg.Wait()
 	if err != nil {
 		return err
 	}
-	// All at once: a journalling file system waits for one commit of its journal instead of three.
-	dirs = append(dirs, filepath.Dir(s.name))
-	errs := make([]error, len(dirs))
-	for i, dir := range dirs {
-		wg.Go(func() { errs[i] = syncDir(dir) })
-	}
-	err = f.Sync()
+	return durable(f)
+}
+
+// durable syncs a staged file and its name: at once, since a journalling file system waits for one commit of its journal then.
+func durable(f *os.File) error {
+	var wg sync.WaitGroup
+	var dir error
+	wg.Go(func() { dir = syncDir(filepath.Dir(f.Name())) })
+	err := f.Sync()
 	wg.Wait()
-	return errors.Join(err, errors.Join(errs...))
+	return errors.Join(err, dir)
+}
+
+// startWrites has the disk begin to take a file. Not its sync at once, if it is large: until the runtime notices that this waits for the disk, it
+// holds a processor that could hash.
+func (d *Dir) startWrites(f *os.File, size int64, wg *sync.WaitGroup) {
+	startWrite(f, 0, min(window, size))
+	if size <= window {
+		return
+	}
+	wg.Go(func() {
+		for at := int64(window); at < size && d.run.Err() == nil; at += window {
+			startWrite(f, at, window)
+		}
+	})
+}
+
+// name hashes a staged file.
+func (d *Dir) name(s *staged, f *os.File, info fs.FileInfo) (err error) {
+	s.tree = &tree{}
+	s.blob.Size = info.Size()
+	s.blob.Root, err = d.follow.take(info).Import(d.run, f, info.Size(), s.tree)
+	return err
 }
 
 // Staged tells whether a transaction has files.
@@ -182,14 +205,8 @@ func (d *Dir) place(name string, oid zodb.Oid, tid zodb.Tid) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	made, err := makeDirs(d.path, filepath.Dir(to))
-	if err != nil {
+	if err := makeDirs(filepath.Dir(to)); err != nil {
 		return err
-	}
-	for _, dir := range made {
-		if err := syncDir(dir); err != nil {
-			return err
-		}
 	}
 	return os.Rename(name, to)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ipfs/boxo/ipld/merkledag"
 	"github.com/ipfs/boxo/ipld/unixfs/importer/balanced"
@@ -37,7 +38,18 @@ type Tree interface {
 // and hashed by all processors at once, each with a buffer of ChunkSize; nothing else grows with the file. A nil tree is not
 // told. (https://specs.ipfs.tech/unixfs/)
 func Import(ctx context.Context, file io.ReaderAt, size int64, tree Tree) (Hash, error) {
-	l := &leaves{ctx: ctx, file: file, size: size, zeros: make([]byte, ChunkSize)}
+	return NewAhead().Import(ctx, file, size, tree)
+}
+
+// Import is the function of that name. What was hashed ahead is read again, and its hash taken if it is still the same.
+func (a *Ahead) Import(ctx context.Context, file io.ReaderAt, size int64, tree Tree) (Hash, error) {
+	if err := ctx.Err(); err != nil {
+		return Hash{}, fmt.Errorf("import: %w", err)
+	}
+	if size > 0 && size <= ChunkSize { // one leaf, which is the root
+		return a.leaf(file, size, tree)
+	}
+	l := &leaves{ctx: ctx, file: file, size: size, ahead: a, zeros: make([]byte, min(ChunkSize, size))}
 	params := helpers.DagBuilderParams{
 		Maxlinks: treeWidth, RawLeaves: true, CidBuilder: &builder{leaves: l}, Dagserv: &receiver{tree: tree},
 	}
@@ -52,6 +64,19 @@ func Import(ctx context.Context, file io.ReaderAt, size int64, tree Tree) (Hash,
 	return HashOf(root.Cid())
 }
 
+// leaf is Import of a file of one chunk.
+func (a *Ahead) leaf(file io.ReaderAt, size int64, tree Tree) (Hash, error) {
+	b := make([]byte, size)
+	if _, err := file.ReadAt(b, 0); err != nil {
+		return Hash{}, fmt.Errorf("import: read %d bytes at 0: %w", size, err)
+	}
+	h := Sum(b)
+	if tree == nil {
+		return h, nil
+	}
+	return h, tree.Leaf(h, 0, int(size))
+}
+
 // leaves is boxo's splitter. The tree's builder asks for each chunk's bytes only to hash them and to know their number: it
 // gets zeros in their place, and the hash that was computed beside those of others.
 type leaves struct {
@@ -61,6 +86,7 @@ type leaves struct {
 	offset int64 // of the next chunk that is handed out
 	ready  []Hash
 	taken  Hash // of the chunk that was handed out last
+	ahead  *Ahead
 	zeros  []byte
 }
 
@@ -88,26 +114,58 @@ func (l *leaves) hash() error {
 	if err := l.ctx.Err(); err != nil {
 		return err
 	}
-	n := int(min(batch, (l.size-l.offset+ChunkSize-1)/ChunkSize))
-	workers := min(n, runtime.GOMAXPROCS(0))
-	hashes, errs := make([]Hash, n), make([]error, workers)
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			buf := make([]byte, ChunkSize)
-			for i := w; i < n && errs[w] == nil; i += workers {
-				at := l.offset + int64(i)*ChunkSize
-				b := buf[:min(ChunkSize, l.size-at)]
-				if _, err := l.file.ReadAt(b, at); err != nil {
-					errs[w] = fmt.Errorf("read %d bytes at %d: %w", len(b), at, err)
-				}
-				hashes[i] = Sum(b)
+	first := l.offset / ChunkSize
+	n := min(batch, (l.size-l.offset+ChunkSize-1)/ChunkSize)
+	hashes, left := make([]Hash, n), make([]int64, 0, n)
+	for i := first; i < first+n; i++ {
+		if h, ok := l.ahead.sure(i, l.size); ok {
+			hashes[i-first] = h
+		} else {
+			left = append(left, i)
+		}
+	}
+	_, err := l.ahead.reader.each(l.file, l.size, left, runtime.GOMAXPROCS(0), nil, func(i int64, b []byte) { hashes[i-first] = l.ahead.sum(i, b) })
+	l.ready = hashes
+	return err
+}
+
+// reader reads chunks of a file by all processors at once. It keeps their buffers; one call at a time.
+type reader struct{ bufs [][]byte }
+
+// each calls do for those chunks of a file of size bytes, in any order and by several goroutines, until stop, if any, is set. It
+// returns how many of them, from the first on, are done. b belongs to do while it runs.
+func (r *reader) each(file io.ReaderAt, size int64, chunks []int64, workers int, stop *atomic.Bool, do func(i int64, b []byte)) (int, error) {
+	workers = min(len(chunks), workers)
+	for len(r.bufs) < workers {
+		r.bufs = append(r.bufs, make([]byte, min(ChunkSize, size)))
+	}
+	errs := make([]error, workers)
+	var next atomic.Int64
+	work := func(w int) {
+		for errs[w] == nil && (stop == nil || !stop.Load()) {
+			n := int(next.Add(1)) - 1
+			if n >= len(chunks) {
+				return
 			}
-		})
+			at := chunks[n] * ChunkSize
+			b := r.bufs[w][:min(ChunkSize, size-at)]
+			if _, err := file.ReadAt(b, at); err != nil {
+				errs[w] = fmt.Errorf("read %d bytes at %d: %w", len(b), at, err)
+				return
+			}
+			do(chunks[n], b)
+			runtime.Gosched() // who calls this process' core meanwhile waits for a chunk, not for the runtime's 10 ms
+		}
+	}
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Go(func() { work(w) })
+	}
+	if workers > 0 {
+		work(0)
 	}
 	wg.Wait()
-	l.ready = hashes
-	return errors.Join(errs...)
+	return min(int(next.Load()), len(chunks)), errors.Join(errs...)
 }
 
 // builder names what the tree is made of. A leaf's hash is known already.

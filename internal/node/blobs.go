@@ -37,6 +37,9 @@ func (n *Node) openBlobs() error {
 	if err != nil {
 		return openError(path, err)
 	}
+	if !n.cfg.ReadOnly && n.cfg.TempDir != "" {
+		n.blobs.Follow(n.cfg.TempDir)
+	}
 	return openError(path, n.dir.rememberBlobs(path))
 }
 

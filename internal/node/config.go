@@ -41,6 +41,9 @@ type Config struct {
 	PackWait Duration `json:"pack-wait"`
 	// BlobDir is where blobs are, if not in the peer directory; it is remembered there. "" leaves them where they are.
 	BlobDir string `json:"blob-dir"`
+	// TempDir is where ZODB writes the files of blobs that have no connection yet; they are hashed meanwhile. No option: the process knows.
+	// "" hashes nothing ahead.
+	TempDir string `json:"temp-dir"`
 
 	Logger *slog.Logger `json:"-"`
 	// FS replaces the file system below the database, for tests; nil is the operating system's.

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -201,7 +202,8 @@ class Settings:
 
     def to_json(self) -> str:
         """What the core is opened with; names as in ZConfig, durations in seconds."""
-        return json.dumps({o.name: getattr(self, o.keyword) for o in OPTIONS if o.core})
+        options = {o.name: getattr(self, o.keyword) for o in OPTIONS if o.core}
+        return json.dumps({**options, "temp-dir": tempfile.gettempdir()})
 
 
 OPTIONS: tuple[Option, ...] = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -27,6 +28,8 @@ from zope.interface.verify import verifyObject
 
 from .conftest import Opener
 from .helpers import begun
+
+MB = 1 << 20
 
 
 def files(directory: str | Path) -> dict[str, bytes]:
@@ -178,6 +181,75 @@ def test_savepoints_and_consumed_files(storage: DHTStorage, tmp_path: Path) -> N
     with open(blob.committed(), "rb") as committed:
         assert committed.read() == b"at the savepoint, and more"
     db.close()
+
+
+def recorded_cid(storage: DHTStorage, blob: Blob) -> str:
+    """The CID in the transaction record: what a load says when the file is missing."""
+    name = blob.committed()
+    os.rename(name, name + ".aside")
+    try:
+        with pytest.raises(Corrupt) as caught:
+            storage.loadBlob(blob._p_oid, blob._p_serial)
+    finally:
+        os.rename(name + ".aside", name)
+    assert caught.value.cid is not None
+    return caught.value.cid
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["in the process' directory", "in the storage's"])
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_is_rewritten_while_it_is_hashed_ahead_gets_the_right_cid(
+    storage: DHTStorage, tmp_path: Path, connected: bool, reopened: bool
+) -> None:
+    db = DB(storage)
+    connection = db.open()
+    connection.root()["blob"] = blob = Blob()
+    if connected:
+        transaction.commit()
+    content = bytearray(os.urandom(8 * MB + 17))
+    with blob.open("w") as f:
+        for at in range(0, len(content), MB):
+            f.write(content[at : at + MB])
+        if not reopened:
+            f.seek(3 * MB + 5)
+            f.write(b"changed")
+    if reopened:
+        with blob.open("r+") as f:
+            f.seek(3 * MB + 5)
+            f.write(b"changed")
+    content[3 * MB + 5 : 3 * MB + 12] = b"changed"
+    afresh = tmp_path / "afresh"  # nobody looks there
+    afresh.write_bytes(content)
+    connection.root()["other"] = other = Blob()
+    other.consumeFile(str(afresh))
+    transaction.commit()
+    with blob.open() as f:
+        assert f.read() == content
+    assert recorded_cid(storage, blob) == recorded_cid(storage, other)
+    db.close()
+
+
+def test_a_file_that_is_given_up_leaves_nothing_open(storage: DHTStorage) -> None:
+    db = DB(storage)
+    for _ in range(20):
+        connection = db.open()
+        connection.root()["blob"] = blob = Blob()
+        with blob.open("w") as f:
+            f.write(bytes(2 * MB))
+        transaction.abort()
+        connection.close()
+        del blob
+    storage.close()
+    assert not [name for name in open_files() if "BUC" in name]
+
+
+def open_files() -> list[str]:
+    """Where the kernel tells."""
+    names = []
+    for descriptor in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return names
 
 
 def test_blobs_are_there_after_reopening_and_temporary_files_are_not(open_storage: Opener) -> None:

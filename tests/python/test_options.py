@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def test_the_core_gets_what_it_knows() -> None:
         "pack-gc": True,
         "pack-wait": 60.0,
         "blob-dir": None,
+        "temp-dir": tempfile.gettempdir(),
     }
 
 

@@ -148,26 +148,28 @@ func (s *Store) LoadPinned(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 	return r.load(oid, at)
 }
 
-// ReadPinned is LoadPinned without a copy: it calls use with the revision, whose Data is valid until use returns.
-func (s *Store) ReadPinned(oid zodb.Oid, at zodb.Tid, use func(*Revision)) error {
+// ReadPinned is LoadPinned without a copy: it calls use with the revision, whose Data is valid until use returns. fetched: a table block was read
+// for it, which took most of the time and brought its neighbours.
+func (s *Store) ReadPinned(oid zodb.Oid, at zodb.Tid, use func(*Revision)) (fetched bool, _ error) {
 	r, err := s.readers.get()
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer s.readers.put(r)
+	defer func() { s.readers.put(r) }()
 	next, err := r.newest(oid, at)
 	if err != nil {
-		return err
+		return false, err
 	}
 	rev, err := r.row()
 	if err == nil && rev.Kind == zodb.WriteDelete {
 		err = ErrNotFound
 	}
-	if err == nil {
-		rev.Next = next
-		use(&rev)
+	if err != nil {
+		return false, err
 	}
-	return err
+	rev.Next = next
+	use(&rev)
+	return r.fetch(), nil
 }
 
 // border is what is packed of one object, as of the begin of a read: taken before the iterator, so that a sweep which ends

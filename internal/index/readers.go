@@ -27,9 +27,18 @@ type readers struct {
 
 // reading is one iterator and the state that it shows.
 type reading struct {
-	iter  *pebble.Iterator
-	epoch uint64
-	key   []byte
+	iter    *pebble.Iterator
+	epoch   uint64
+	key     []byte
+	fetched uint64 // bytes of table blocks that were not in the block cache, so far
+}
+
+// fetch tells whether the iterator read a table block since the last call.
+func (r *reading) fetch() bool {
+	stats := r.iter.Stats()
+	before := r.fetched
+	r.fetched = stats.InternalStats.BlockBytes - stats.InternalStats.BlockBytesInCache
+	return r.fetched != before
 }
 
 // walk reads objects one after the other: to a neighbour further on it steps, where a seek would go through all levels anew.

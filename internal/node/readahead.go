@@ -23,21 +23,26 @@ const (
 	aheadCost   = 8
 	aheadCredit = 64 * aheadCost
 	aheadProbe  = 64
+	// While everything is read: a load that fetches a table block weighs as much as scatterCost that were read ahead, and mostScattered
+	// is how much it takes to find out what loads are like. A catalog's request has fewer than that.
+	scatterCost   = 4
+	mostScattered = 128 * scatterCost
 )
 
 // readahead fills the record cache in a goroutine of its own: while an application unpickles one object, another core reads and
-// decompresses the next ones. After the open it reads everything, if the cache is large enough for that; a load that comes before
-// it helps, since the table block that it had to read holds its neighbours, too. Afterwards the reader brings the neighbours of what
+// decompresses the next ones. After the open it reads everything, if the cache is large enough for that; loads that are scattered over the database
+// help, since the table block that each had to read holds its neighbours, too. Afterwards the reader brings the neighbours of what
 // had to be read from the state, as long as they are used.
 type readahead struct {
 	cache *recordCache
 	state *index.Store
 
-	warming atomic.Bool               // everything is being read
-	asks    chan zodb.Oid             // a group's first oid
-	taken   [aheadTaken]atomic.Uint64 // 1 + the number of a group that was asked for, or that somebody reads or has read
-	stop    chan struct{}
-	done    sync.WaitGroup // the reader; close waits for it
+	warming   atomic.Bool               // everything is being read
+	scattered atomic.Int64              // scatterCost for each load that fetched a table block, less the records read ahead and used; within mostScattered
+	asks      chan zodb.Oid             // a group's first oid
+	taken     [aheadTaken]atomic.Uint64 // 1 + the number of a group that was asked for, or that somebody reads or has read
+	stop      chan struct{}
+	done      sync.WaitGroup // the reader; close waits for it
 
 	helpers struct {
 		sync.Mutex // guards what follows; never held across I/O
@@ -54,6 +59,7 @@ type span struct{ first, end zodb.Oid }
 func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead {
 	a := &readahead{cache: cache, state: state, asks: make(chan zodb.Oid, aheadQueue), stop: make(chan struct{})}
 	a.warming.Store(warm)
+	a.scattered.Store(-mostScattered)
 	a.helpers.idle.L = &a.helpers
 	a.done.Go(func() {
 		if !warm || a.warm() {
@@ -68,9 +74,12 @@ func (c *recordCache) fits(st index.Stats) bool {
 	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/4*3) && runtime.GOMAXPROCS(0) > 1
 }
 
-// missed is told of each oid that was read from the state. It never waits for the reader.
-func (a *readahead) missed(oid zodb.Oid) {
-	if a.help(oid) {
+// missed is told of each oid that was read from the state, and whether a table block was fetched for it. It never waits for the reader.
+func (a *readahead) missed(oid zodb.Oid, fetched bool) {
+	if a.warming.Load() {
+		if fetched && a.scatters() {
+			a.help(oid)
+		}
 		return
 	}
 	group := uint64(oid) / aheadOids
@@ -82,6 +91,16 @@ func (a *readahead) missed(oid zodb.Oid) {
 	default:
 		a.leave(group)
 	}
+}
+
+// scatters is told of a load that fetched a table block, and tells whether such loads are frequent: then they are scattered over the database,
+// the reader comes too late for most of them, and it pays to take all that the block has. Loads of neighbours find most of theirs read ahead, and the
+// few others better go on.
+func (a *readahead) scatters() bool {
+	n := a.scattered.Load() + scatterCost - a.cache.ahead.Swap(0)
+	n = min(max(n, -mostScattered), mostScattered)
+	a.scattered.Store(n)
+	return n > 0
 }
 
 // help reads oid's group in the caller's place, while everything is being read and nobody has taken it. False: everything is read.

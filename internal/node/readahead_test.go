@@ -45,7 +45,7 @@ func missedAll(a *readahead, groups int, each func(g int)) {
 		for len(a.asks) > 0 {
 			runtime.Gosched()
 		}
-		a.missed(zodb.Oid(g*aheadOids + 3))
+		a.missed(zodb.Oid(g*aheadOids+3), false)
 		each(g)
 	}
 	for len(a.asks) > 0 {
@@ -107,7 +107,7 @@ func TestLoadsHelpToReadEverything(t *testing.T) {
 		for n := range 3 {
 			loads.Go(func() {
 				for g := range groups {
-					a.missed(zodb.Oid((g*7+n*20)%groups*aheadOids + 5))
+					a.help(zodb.Oid((g*7+n*20)%groups*aheadOids + 5))
 				}
 			})
 		}
@@ -119,6 +119,30 @@ func TestLoadsHelpToReadEverything(t *testing.T) {
 			t.Errorf("records of %d bytes: %d of %d are in memory", size, records, groups*per)
 		}
 		a.close()
+	}
+}
+
+func TestLoadsHelpOnlyWhileTheyAreScattered(t *testing.T) {
+	c := newRecordCache(8 << 20)
+	a := newReadahead(c, grouped(t, 1, 1, 10), false)
+	defer a.close()
+	helped := func(loads int, used int64) (n int) {
+		for range loads {
+			c.ahead.Add(used)
+			if a.scatters() {
+				n++
+			}
+		}
+		return n
+	}
+	const slow = 2*mostScattered + 1
+	for range 2 {
+		if n := helped(1000, scatterCost+1); n > slow {
+			t.Errorf("%d loads help among neighbours", n)
+		}
+		if n := helped(1000, scatterCost-1); n < 1000-slow {
+			t.Errorf("%d of 1000 scattered loads help", n)
+		}
 	}
 }
 

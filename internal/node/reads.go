@@ -42,24 +42,21 @@ func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) 
 		return 0, 0, err
 	}
 	size, tid := 0, zodb.Tid(0)
-	err = n.store.ReadPinned(oid, at, func(rev *index.Revision) {
+	fetched, err := n.store.ReadPinned(oid, at, func(rev *index.Revision) {
 		if size, tid = len(rev.Data), rev.Tid; size <= len(buf) {
 			copy(buf, rev.Data)
 		}
-		n.keepPinned(rev, gone, begun)
+		if rev.Tid > gone { // else it is nobody's but older snapshots'
+			n.cache.fill(rev, begun)
+		}
 	})
 	if err != nil {
 		return 0, 0, n.packedAway(oid, at, err)
 	}
-	return size, tid, nil
-}
-
-// keepPinned caches what LoadPinned's kin read, but for what is nobody's but older snapshots'.
-func (n *Node) keepPinned(rev *index.Revision, gone zodb.Tid, begun uint64) {
-	if rev.Tid > gone {
-		n.cache.fill(rev, begun)
-		n.ahead.missed(rev.Oid)
+	if tid > gone {
+		n.ahead.missed(oid, fetched)
 	}
+	return size, tid, nil
 }
 
 // load reads from the state.
@@ -77,7 +74,7 @@ func (n *Node) load(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 		return rev, err
 	}
 	n.cache.fill(&rev, begun)
-	n.ahead.missed(oid)
+	n.ahead.missed(oid, false)
 	return rev, nil
 }
 
@@ -113,7 +110,10 @@ func (n *Node) loadPinned(oid zodb.Oid, at zodb.Tid) (index.Revision, error) {
 	if err != nil {
 		return rev, n.packedAway(oid, at, err)
 	}
-	n.keepPinned(&rev, gone, begun)
+	if rev.Tid > gone {
+		n.cache.fill(&rev, begun)
+		n.ahead.missed(oid, false)
+	}
 	return rev, nil
 }
 
@@ -133,7 +133,7 @@ func (n *Node) Prefetch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) error
 		begun := n.cache.begin(oid)
 		gone, err := n.store.Gone(oid)
 		if err == nil {
-			err = n.store.ReadPinned(oid, at, func(rev *index.Revision) {
+			_, err = n.store.ReadPinned(oid, at, func(rev *index.Revision) {
 				if rev.Tid > gone {
 					n.cache.fill(rev, begun)
 				}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import Any, BinaryIO, cast
 
 from ZODB.blob import BlobFile, FilesystemHelper, rename_or_copy_blob
@@ -57,18 +56,12 @@ class Blobs(Reader):
         self._stage(oid, blobfilename, self._phase(transaction, "restoreBlob"))
 
     def _stage(self, oid: bytes, filename: str | os.PathLike[str], phase: Phase) -> None:
-        """Hand the file to the core; from another file system copy it first, since the core's calls have deadlines."""
-        try:
-            found = os.stat(filename)
-        except FileNotFoundError:
-            found = None
-        if found is None or not stat.S_ISREG(found.st_mode):
+        """Bring the file onto the blobs' file system, by a copy if it must be, and hand it to the core."""
+        if not os.path.isfile(filename):
             raise Usage(f"the blob of oid {oid_repr(oid)}: {filename!r} is not the name of a file")
-        handed = os.fsdecode(filename)
+        handed = os.path.join(self.fshelper.temp_dir, f"{phase.txn_id.hex()}-{oid.hex()}")
         try:
-            if found.st_dev != os.stat(self.fshelper.temp_dir).st_dev:
-                handed = os.path.join(self.fshelper.temp_dir, f"{phase.txn_id.hex()}-{oid.hex()}")
-                rename_or_copy_blob(os.fsdecode(filename), handed)
+            rename_or_copy_blob(os.fspath(filename), handed)
             phase.stage_blob(oid, handed)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):  # half a copy, on a full disk

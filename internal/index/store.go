@@ -50,16 +50,18 @@ const (
 
 // Store is the State in Pebble, and the owner of the instance that the log and other blocks live in, too.
 type Store struct {
-	db     *pebble.DB
-	cache  *pebble.Cache
-	broken atomic.Bool
-	fence  fence
-	opts   *pebble.Options
-	fs     vfs.FS
-	dir    string
-	dense  atomic.Bool                             // flushed tables are compressed as well as possible: copies, and what a close leaves
-	blobs  func(context.Context, []Revision) error // Config.Sweeping
-	parked chan struct{}                           // closed when a call into Pebble never came back: it holds Pebble's locks for good
+	db       *pebble.DB
+	cache    *pebble.Cache
+	broken   atomic.Bool
+	fence    fence
+	opts     *pebble.Options
+	fs       vfs.FS
+	dir      string
+	dense    atomic.Bool                             // flushed tables are compressed as well as possible: copies, and what a close leaves
+	blobs    func(context.Context, []Revision) error // Config.Sweeping
+	parked   chan struct{}                           // closed when a call into Pebble never came back: it holds Pebble's locks for good
+	abandon  func()                                  // closes parked; set by openPebble
+	panicked atomic.Bool
 
 	// Written by Apply only.
 	heads    *recent[zodb.Oid, head]
@@ -143,6 +145,7 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 		fsys = vfs.Default
 	}
 	s.fs, s.dir, s.blobs = fsys, cfg.Dir, cfg.Sweeping
+	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
 	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
 	opts := &pebble.Options{
 		FS:                 s.fence.wrap(fsys),
@@ -290,6 +293,19 @@ func (s *Store) Close() error {
 		return nil // what failed was told
 	}
 }
+
+// Panicked says that a call into Pebble may have ended by a panic, which was recovered: the store is broken.
+func (s *Store) Panicked() {
+	s.panicked.Store(true)
+	s.Fence()
+}
+
+// Doubtful tells whether Close may not return: on some failed writes Pebble panics with a lock held that its close wants. Its caller then
+// waits for a while, and calls Abandon.
+func (s *Store) Doubtful() bool { return s.panicked.Load() }
+
+// Abandon lets a Close return that waits for Pebble in vain; see Abandoned.
+func (s *Store) Abandon() { s.abandon() }
 
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {

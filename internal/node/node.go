@@ -119,6 +119,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 	return nil
 }
 
+// panicGrace is how long a close waits for Pebble where that panicked on a failed write: it may hold a lock for good.
+const panicGrace = time.Second
+
 // end tells the log and the store that this node is poisoned.
 func (n *Node) end(err error) {
 	n.store.Fence()
@@ -288,6 +291,9 @@ func (n *Node) stop() error {
 	}
 	n.cache.close()
 	if n.store != nil {
+		if n.store.Doubtful() {
+			defer time.AfterFunc(panicGrace, n.store.Abandon).Stop()
+		}
 		errs = append(errs, n.store.Close())
 		if n.store.Abandoned() {
 			// The directory stays this process': who opens it is told so, until the process ends.

@@ -69,6 +69,9 @@ func (r *Replica) guard(who string) {
 		return
 	}
 	r.cfg.Logger.Error("the log panicked", "in", who, "panic", p, "stack", string(debug.Stack()))
+	if s, ok := r.cfg.State.(interface{ Panicked() }); ok {
+		s.Panicked()
+	}
 	err, ok := p.(error)
 	if !ok {
 		err = fmt.Errorf("%v", p)

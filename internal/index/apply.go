@@ -69,13 +69,17 @@ func (s *Store) Prepare(pos Position, raw []byte, sure bool) {
 	}
 	sure = sure && p.commits()
 	if sure {
-		b := s.db.NewBatchWithSize(len(raw) + 256 + 64*len(p.writes))
+		b := s.db.NewBatchWithSize(p.room(len(raw)))
 		s.layRevisions(b, &p)
 		if errors.Join(b.Commit(pebble.NoSync), b.Close()) != nil {
 			return // as above
 		}
 	}
-	if b, err := s.batch(pos, &p, len(raw), !sure); err == nil {
+	room := p.room(len(raw))
+	if sure {
+		room = p.room(0)
+	}
+	if b, err := s.batch(&p, room, !sure); err == nil {
 		s.prepared = &prepared{pos, raw, p, b, sure}
 	}
 }
@@ -114,21 +118,21 @@ func (s *Store) prepare(pos Position, raw []byte) (plan, *pebble.Batch, error) {
 	if err != nil {
 		return p, nil, err
 	}
-	b, err := s.batch(pos, &p, len(raw), true)
+	b, err := s.batch(&p, p.room(len(raw)), true)
 	return p, b, err
 }
 
-// batch makes a plan's batch, with its revisions or without.
-func (s *Store) batch(pos Position, p *plan, size int, revisions bool) (*pebble.Batch, error) {
-	if !revisions {
-		size = 0
-	}
-	b := s.db.NewBatchWithSize(size + 256 + 64*len(p.writes))
+// room is about the size of a batch with a plan's rows, with so many bytes of data.
+func (p *plan) room(data int) int { return data + 256 + 64*len(p.writes) }
+
+// batch makes a plan's batch of about that size, with its revisions or without.
+func (s *Store) batch(p *plan, room int, revisions bool) (*pebble.Batch, error) {
+	b := s.db.NewBatchWithSize(room)
 	if revisions && p.commits() {
 		s.layRevisions(b, p)
 	}
 	if err := s.fill(b, p); err != nil {
-		return nil, errors.Join(fmt.Errorf("apply entry %d: %w", pos, err), b.Close())
+		return nil, errors.Join(fmt.Errorf("apply entry %d: %w", p.next.Applied, err), b.Close())
 	}
 	return b, nil
 }

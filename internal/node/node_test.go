@@ -315,21 +315,28 @@ func TestWhatIsTooLargeIsRefusedBeforeTheLog(t *testing.T) {
 	commit(t, n, write(1, 0, "ten bytes."))
 }
 
-func TestReadOnlyRefusesWhatWrites(t *testing.T) {
-	dir := t.TempDir()
+// written makes a peer in dir with one transaction, and closes it.
+func written(t *testing.T, dir string, writes ...zodb.Write) zodb.Tid {
+	t.Helper()
 	n, err := tryOpen(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tid := commit(t, n, write(1, 0, "a"))
+	tid := commit(t, n, writes...)
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	n = open(t, dir, func(c *node.Config) { c.ReadOnly = true })
+	return tid
+}
+
+func TestReadOnlyRefusesWhatWrites(t *testing.T) {
+	dir := t.TempDir()
+	tid := written(t, dir, write(1, 0, "a"))
+	n := open(t, dir, func(c *node.Config) { c.ReadOnly = true })
 	if got := load(t, n, 1, tid); got != "a" {
 		t.Fatal(got)
 	}
-	_, err = n.Vote(ctx, txn(write(1, tid, "b")))
+	_, err := n.Vote(ctx, txn(write(1, tid, "b")))
 	_, oids := n.NewOids(ctx, 1)
 	for _, err := range []error{err, oids, n.Restore(ctx, txn())} {
 		if !errors.Is(err, node.ErrReadOnly) {

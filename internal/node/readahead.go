@@ -195,6 +195,9 @@ func (a *readahead) warm() bool {
 // follow reads the groups that loads ask for.
 func (a *readahead) follow() {
 	a.cache.ahead.Store(0)
+	for i := range a.taken { // what was read may have to leave the cache, and be asked for then
+		a.taken[i].Store(0)
+	}
 	credit, skipped := int64(aheadCredit), 0
 	for {
 		var first zodb.Oid

@@ -28,17 +28,11 @@ func tables(t *testing.T, dir string) []string {
 // Whoever only reads leaves no table behind: a few of them make a compaction due, which rewrites what they overlap.
 func TestAnOpenThatCommitsNothingLeavesNoTable(t *testing.T) {
 	dir := t.TempDir()
-	n, err := tryOpen(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tid := commit(t, n, write(1, 0, "a"))
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
+	tid := written(t, dir, write(1, 0, "a"))
 	before := tables(t, dir)
 	for range 5 {
-		if n, err = tryOpen(dir); err != nil {
+		n, err := tryOpen(dir)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if rev, err := n.Load(ctx, 1, tid); err != nil || string(rev.Data) != "a" {

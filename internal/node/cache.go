@@ -11,8 +11,10 @@ import (
 
 const (
 	cacheShards = 64
-	// entryOverhead is what an entry costs besides its data: its place in the ring and its slots in the table, both up to half empty.
-	entryOverhead = 96
+	// tablePlaces is what an entry costs in the table, which is at least a quarter full.
+	tablePlaces = 4 * 8
+	// entryOverhead is what an entry costs besides its data.
+	entryOverhead = headerSize + entryAlign - 1 + tablePlaces
 	// Runs of 1<<runBits neighbours lie in one shard: reading ahead stays within its table for a while. Longer ones would fill shards
 	// unevenly.
 	runBits = 4
@@ -24,8 +26,8 @@ const (
 
 // recordCache keeps the newest revisions that were read or written, in bounded memory. An entry is (oid, tid, until): it is what a
 // reader at any position in [tid, until) sees. Only one revision of an object is kept. Entries leave in the order in which they
-// came, but one that was used since comes again, once for all its uses: so a hit writes nothing but one flag. There is no pointer in
-// it that Go's collector would follow.
+// came, but one that was used since comes again, once for all its uses: so a hit writes nothing but one flag. A header lies before an
+// entry's data, so that a hit has two places to wait for: the table's and this. There is no pointer in it that Go's collector would follow.
 type recordCache struct {
 	shards [cacheShards]shard
 	limit  int          // bytes a shard
@@ -38,32 +40,14 @@ type shard struct {
 	mu     sync.Mutex // guards all below but closes; never held across I/O
 	table  []uint64   // by oid, open addressing: see slot; 0 is free. Invariant: at most half of it is taken
 	shift  uint       // of oidHash: 64 - log2 of the table's length
-	ring   []entry    // entry number n is at n modulo its length, a power of two
-	first  uint64     // number of the oldest entry
-	next   uint64     // number of the next one
 	live   int        // entries that are in the table
-	data   byteLog    // of the entries in order
-	bytes  int        // data and overhead of all entries, dead ones too
+	log    byteLog    // all entries, in the order in which they came
+	first  uint64     // position of the oldest; the log's end if there is none
 	closed bool
 
 	// closes is how often an entry was closed or could have been: a fill that began before is not kept. Written under mu.
 	closes atomic.Uint64
 }
-
-type entry struct {
-	oid   zodb.Oid
-	tid   zodb.Tid
-	until zodb.Tid // MaxTid while current. Invariant: only falls, from MaxTid to the successor's tid, or to tid: nobody's
-	pos   uint64   // of its data
-	size  uint32
-	flags uint32
-}
-
-const (
-	entryUsed  = 1 << iota // since it came
-	entryAhead             // read ahead: nobody has asked for it so far, unless used
-	entryDead              // not in the table any more: a newer revision is, or none
-)
 
 func newRecordCache(bytes int64) *recordCache {
 	c := &recordCache{limit: int(bytes / cacheShards)}
@@ -71,7 +55,7 @@ func newRecordCache(bytes int64) *recordCache {
 	piece := min(max(minPiece, 1<<bits.Len(uint(c.limit/64))), maxPiece)
 	c.arena = newArena(cacheShards*(c.limit+2*piece), piece)
 	for i := range c.shards {
-		c.shards[i].data.arena = c.arena
+		c.shards[i].log.arena = c.arena
 		c.shards[i].grow()
 	}
 	return c
@@ -82,8 +66,8 @@ func (c *recordCache) close() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.table, s.ring, s.data, s.closed = make([]uint64, 2), nil, byteLog{}, true
-		s.shift = 63
+		s.table, s.live, s.log, s.first, s.closed = nil, 0, byteLog{}, 0, true
+		s.grow()
 		s.mu.Unlock()
 	}
 	c.arena.close()
@@ -116,16 +100,16 @@ func (c *recordCache) get(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid,
 // look unlocks s, which is locked.
 func (c *recordCache) look(s *shard, oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {
 	defer s.mu.Unlock()
-	e := s.find(oid)
-	if e == nil || at < e.tid || at >= e.until || int(e.size) > len(buf) {
+	e, pos := s.find(oid)
+	if e == nil || at < e.tid() || at >= e.until() || e.size() > len(buf) {
 		return 0, 0, false
 	}
-	s.data.read(e.pos, buf[:e.size])
-	if e.flags&(entryUsed|entryAhead) == entryAhead {
+	s.log.read(pos+headerSize, buf[:e.size()])
+	if e.flags()&(entryUsed|entryAhead) == entryAhead {
 		c.ahead.Add(1)
 	}
-	e.flags |= entryUsed
-	return int(e.size), e.tid, true
+	e.mark(entryUsed)
+	return e.size(), e.tid(), true
 }
 
 // has tells whether get would find what a reader at `at` sees, given room.
@@ -133,8 +117,8 @@ func (c *recordCache) has(oid zodb.Oid, at zodb.Tid) bool {
 	s := c.shard(oid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.find(oid)
-	return e != nil && e.tid <= at && at < e.until
+	e, _ := s.find(oid)
+	return e != nil && e.tid() <= at && at < e.until()
 }
 
 // expect makes room for so many entries before they come one by one.
@@ -144,7 +128,7 @@ func (c *recordCache) expect(entries uint64) {
 		s := &c.shards[i]
 		s.mu.Lock()
 		if !s.closed {
-			s.reserve(int(s.next-s.first)+each, s.live+each)
+			s.reserve(s.live + each)
 		}
 		s.mu.Unlock()
 	}
@@ -169,10 +153,10 @@ func (c *recordCache) fill(rev *index.Revision, begun uint64) {
 	if s.closes.Load() != begun {
 		return
 	}
-	if e := s.find(rev.Oid); e != nil && e.tid >= rev.Tid && e.until > e.tid {
+	if e, _ := s.find(rev.Oid); e != nil && e.tid() >= rev.Tid && e.until() > e.tid() {
 		return // what is here is as new
 	}
-	s.put(entry{oid: rev.Oid, tid: rev.Tid, until: until}, rev.Data, c.limit)
+	s.put(newHeader(rev.Oid, rev.Tid, until, len(rev.Data), 0), rev.Data, c.limit)
 }
 
 // beginAll is begin for every shard.
@@ -192,10 +176,10 @@ func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64)
 	s := &c.shards[n]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closes.Load() != begun[n] || s.find(rev.Oid) != nil {
+	if s.closes.Load() != begun[n] || s.has(rev.Oid) {
 		return
 	}
-	s.put(entry{oid: rev.Oid, tid: rev.Tid, until: zodb.MaxTid, flags: entryAhead}, rev.Data, c.limit)
+	s.bring(newHeader(rev.Oid, rev.Tid, zodb.MaxTid, len(rev.Data), entryAhead), rev.Data, c.limit)
 }
 
 // applied closes the entries of a transaction's objects.
@@ -204,8 +188,8 @@ func (c *recordCache) applied(tid zodb.Tid, oids []zodb.Oid) {
 		s := c.shard(oid)
 		s.mu.Lock()
 		s.closes.Add(1)
-		if e := s.find(oid); e != nil && e.until > tid {
-			e.until = tid
+		if e, _ := s.find(oid); e != nil && e.until() > tid {
+			e.setUntil(tid)
 		}
 		s.mu.Unlock()
 	}
@@ -220,8 +204,8 @@ func (c *recordCache) keep(tid zodb.Tid, writes []zodb.Write) {
 		}
 		s := c.shard(w.Oid)
 		s.mu.Lock()
-		if e := s.find(w.Oid); e == nil || e.tid < tid { // else a reader was faster
-			s.put(entry{oid: w.Oid, tid: tid, until: zodb.MaxTid}, w.Data, c.limit)
+		if e, _ := s.find(w.Oid); e == nil || e.tid() < tid { // else a reader was faster
+			s.put(newHeader(w.Oid, tid, zodb.MaxTid, len(w.Data), 0), w.Data, c.limit)
 		}
 		s.mu.Unlock()
 	}
@@ -233,8 +217,8 @@ func (c *recordCache) drop(oids []zodb.Oid) {
 		s := c.shard(oid)
 		s.mu.Lock()
 		s.closes.Add(1)
-		if e := s.find(oid); e != nil {
-			e.until = e.tid // no reader is in [tid, tid)
+		if e, _ := s.find(oid); e != nil {
+			e.setUntil(e.tid()) // no reader is in [tid, tid)
 		}
 		s.mu.Unlock()
 	}

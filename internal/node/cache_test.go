@@ -56,7 +56,7 @@ func TestTheCacheServesWhatItWasGivenWithinItsBounds(t *testing.T) {
 			}
 			pieces := len(c.arena.free)
 			for i := range c.shards {
-				pieces += len(c.shards[i].data.pieces)
+				pieces += len(c.shards[i].log.pieces)
 			}
 			if most := c.limit + 2*c.arena.piece; pieces*c.arena.piece > cacheShards*most {
 				t.Errorf("limit %d, seed %d: %d pieces of %d bytes were taken", limit, seed, pieces, c.arena.piece)

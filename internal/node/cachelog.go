@@ -1,6 +1,6 @@
 package node
 
-// byteLog holds the data of a shard's entries one behind the other, in pieces of the arena. Bytes are named by their position: it
+// byteLog holds a shard's entries one behind the other, in pieces of the arena. Bytes are named by their position: it
 // grows at its end, shrinks at its beginning, and a position keeps its meaning.
 type byteLog struct {
 	arena  *arena
@@ -9,15 +9,39 @@ type byteLog struct {
 	end    uint64
 }
 
-// append adds data and returns its position.
-func (l *byteLog) append(data []byte) uint64 {
-	at := l.end
+// begin is where the next entry is to begin: its header lies within one piece. The log's end moves there.
+func (l *byteLog) begin() uint64 {
+	l.end = l.aligned(l.end)
+	return l.end
+}
+
+// behind is where the entry is that follows one at pos, or the log's end.
+func (l *byteLog) behind(pos uint64, size int) uint64 {
+	return min(l.aligned(pos+headerSize+uint64(size)), l.end)
+}
+
+// aligned is the first position from pos on where an entry may begin.
+func (l *byteLog) aligned(pos uint64) uint64 {
+	pos = (pos + entryAlign - 1) &^ (entryAlign - 1)
+	if rest := uint64(l.arena.piece) - pos%uint64(l.arena.piece); rest < headerSize {
+		pos += rest
+	}
+	return pos
+}
+
+// header returns the one at pos, where an entry begins.
+func (l *byteLog) header(pos uint64) *header {
+	off := int(pos - l.base)
+	return (*header)(l.pieces[off/l.arena.piece][off%l.arena.piece:])
+}
+
+// append adds data.
+func (l *byteLog) append(data []byte) {
 	for len(data) > 0 {
 		n := copy(l.room(), data)
 		l.end += uint64(n)
 		data = data[n:]
 	}
-	return at
 }
 
 // room is what is left of the last piece; a new one if that is full.
@@ -44,15 +68,13 @@ func (l *byteLog) read(pos uint64, dst []byte) {
 	}
 }
 
-// again appends the n bytes that begin at pos, the log's first.
-func (l *byteLog) again(pos uint64, n int) uint64 {
-	at := l.end
+// again appends the n bytes that begin at pos.
+func (l *byteLog) again(pos uint64, n int) {
 	for n > 0 {
 		some := l.at(pos, n)
 		l.append(some)
 		pos, n = pos+uint64(len(some)), n-len(some)
 	}
-	return at
 }
 
 // cut gives up what lies before pos.

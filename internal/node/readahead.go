@@ -69,10 +69,9 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 	return a
 }
 
-// fits tells whether all current revisions take at most half of the cache, whose shards fill unevenly, and a core is left to read them.
-// Where they take more, it is better to leave them in the order in which they are first read: it is often that of the next time.
+// fits tells whether all current revisions take at most three quarters of the cache, whose shards fill unevenly, and a core is left to read them.
 func (c *recordCache) fits(st index.Stats) bool {
-	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards/2) && runtime.GOMAXPROCS(0) > 1
+	return st.DataSize+st.Objects*entryOverhead <= uint64(c.limit*cacheShards*3/4) && runtime.GOMAXPROCS(0) > 1
 }
 
 // missed is told of each oid that was read from the state, and whether a table block was fetched for it. It never waits for the reader.

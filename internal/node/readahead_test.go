@@ -176,7 +176,7 @@ func held(c *recordCache) (records, bytes int) {
 		s := &c.shards[i]
 		s.mu.Lock()
 		records += s.live
-		bytes += s.bytes
+		bytes += s.bytes()
 		s.mu.Unlock()
 	}
 	return records, bytes

@@ -8,95 +8,115 @@ import (
 
 // What follows REQUIRES that mu is held.
 
-// A place in the table is 1 + the number of an entry, and the lowest bits of its oid, which tell neighbours apart without a look at
-// the entry.
+// A place in the table is 1 + the position of an entry in units of entryAlign, and the lowest bits of its oid, which tell neighbours apart without
+// a look at the entry. The position has 48 bits: enough for a petabyte through one shard.
 const (
 	tagBits = 16
 	tagMask = 1<<tagBits - 1
 )
 
-func placeOf(oid zodb.Oid, number uint64) uint64 { return (number+1)<<tagBits | uint64(oid)&tagMask }
+func placeOf(oid zodb.Oid, pos uint64) uint64 {
+	return (pos/entryAlign+1)<<tagBits | uint64(oid)&tagMask
+}
+
+func positionOf(place uint64) uint64 { return (place>>tagBits - 1) * entryAlign }
+
+// Neighbours have neighbouring homes, 1<<lineBits of them: reading ahead waits once for a line of the table.
+const (
+	lineBits = 3
+	lineMask = 1<<lineBits - 1
+)
 
 // home is where the search for oid begins.
-func (s *shard) home(oid zodb.Oid) int { return int(oidHash(oid) >> s.shift) }
+func (s *shard) home(oid zodb.Oid) int {
+	return int(oidHash(oid>>lineBits)>>s.shift)&^lineMask | int(oid&lineMask)
+}
 
 // slot is where oid is in the table, or would be.
 func (s *shard) slot(oid zodb.Oid) int {
 	mask, tag := len(s.table)-1, uint64(oid)&tagMask
 	for i := s.home(oid); ; i = (i + 1) & mask {
-		if p := s.table[i]; p == 0 || p&tagMask == tag && s.entryAt(p).oid == oid {
+		if p := s.table[i]; p == 0 || p&tagMask == tag && s.log.header(positionOf(p)).oid() == oid {
 			return i
 		}
 	}
 }
 
-func (s *shard) entryAt(place uint64) *entry { return s.entry(place>>tagBits - 1) }
-
-func (s *shard) entry(number uint64) *entry { return &s.ring[number&uint64(len(s.ring)-1)] }
-
-// find returns the entry of oid, nil if there is none.
-func (s *shard) find(oid zodb.Oid) *entry {
+// find returns the entry of oid and where it is, nil if there is none. The header is good until the shard is unlocked or changed.
+func (s *shard) find(oid zodb.Oid) (*header, uint64) {
 	if p := s.table[s.slot(oid)]; p != 0 {
-		return s.entryAt(p)
+		pos := positionOf(p)
+		return s.log.header(pos), pos
 	}
-	return nil
+	return nil, 0
 }
 
+func (s *shard) has(oid zodb.Oid) bool { return s.table[s.slot(oid)] != 0 }
+
 // put replaces or adds an entry and makes room for it.
-func (s *shard) put(e entry, data []byte, limit int) {
+func (s *shard) put(h header, data []byte, limit int) {
+	oid := h.oid()
+	if old, _ := s.find(oid); old != nil {
+		old.mark(entryDead)
+		s.remove(oid)
+		h.mark(entryUsed)
+	}
+	s.bring(h, data, limit)
+}
+
+// bring adds an entry of an object that has none, and makes room for it.
+func (s *shard) bring(h header, data []byte, limit int) {
 	if s.closed {
 		return
 	}
-	if old := s.find(e.oid); old != nil {
-		old.flags |= entryDead
-		s.remove(e.oid)
-		e.flags |= entryUsed
-	}
-	need := len(data) + entryOverhead
-	for s.bytes+need > limit && s.first < s.next {
+	oid := h.oid()
+	for s.bytes()+len(data)+entryOverhead > limit && s.first < s.log.end {
 		s.evict()
 	}
-	e.size, e.pos = uint32(len(data)), s.data.append(data)
-	s.add(e)
-	s.bytes += need
+	pos := s.begin()
+	s.log.append(h[:])
+	s.log.append(data)
+	s.add(oid, pos)
 }
 
-// add puts an entry at the ring's end and into the table.
-func (s *shard) add(e entry) {
-	if s.next-s.first == uint64(len(s.ring)) || 2*s.live >= len(s.table) {
+// begin is where an entry is to be appended.
+func (s *shard) begin() uint64 {
+	alone := s.first == s.log.end
+	pos := s.log.begin()
+	if alone {
+		s.first = pos
+	}
+	return pos
+}
+
+// bytes is what all entries take, dead ones and the table's part, too.
+func (s *shard) bytes() int { return int(s.log.end-s.first) + s.live*tablePlaces }
+
+// add puts the entry at pos, the log's last, into the table.
+func (s *shard) add(oid zodb.Oid, pos uint64) {
+	if 2*(s.live+1) > len(s.table) {
 		s.grow()
 	}
-	*s.entry(s.next) = e
-	s.table[s.slot(e.oid)] = placeOf(e.oid, s.next)
-	s.next++
+	s.table[s.slot(oid)] = placeOf(oid, pos)
 	s.live++
 }
 
 // evict takes the oldest entry out; one that was used since it came becomes the newest.
 func (s *shard) evict() {
-	e := *s.entry(s.first)
-	s.first++
-	if e.flags&entryDead == 0 {
-		s.remove(e.oid)
-		if e.flags&entryUsed != 0 {
-			e.flags &^= entryUsed | entryAhead
-			e.pos = s.data.again(e.pos, int(e.size))
-			s.add(e)
-			s.cut()
-			return
+	pos := s.first
+	h := *s.log.header(pos)
+	s.first = s.log.behind(pos, h.size())
+	if h.flags()&entryDead == 0 {
+		s.remove(h.oid())
+		if h.flags()&entryUsed != 0 {
+			h.setFlags(0)
+			at := s.begin()
+			s.log.append(h[:])
+			s.log.again(pos+headerSize, h.size())
+			s.add(h.oid(), at)
 		}
 	}
-	s.bytes -= int(e.size) + entryOverhead
-	s.cut()
-}
-
-// cut gives up the data before the oldest entry's.
-func (s *shard) cut() {
-	if s.first < s.next {
-		s.data.cut(s.entry(s.first).pos)
-	} else {
-		s.data.cut(s.data.end)
-	}
+	s.log.cut(s.first)
 }
 
 // remove takes oid out of the table, in which it is, and moves up what may have been pushed on by it.
@@ -112,7 +132,7 @@ func (s *shard) remove(oid zodb.Oid) {
 			if p == 0 {
 				return
 			}
-			if home := s.home(s.entryAt(p).oid); (i-home)&mask >= (i-hole)&mask { // its home is not behind the hole
+			if home := s.home(s.log.header(positionOf(p)).oid()); (i-home)&mask >= (i-hole)&mask { // its home is not behind the hole
 				s.table[hole] = p
 				break
 			}
@@ -121,38 +141,27 @@ func (s *shard) remove(oid zodb.Oid) {
 	}
 }
 
-// leastRing is the length of a new shard's ring; its table has twice as many places.
-const leastRing = 16
+// leastTable is the length of a new shard's table.
+const leastTable = 32
 
-// grow makes ring and table, which fill up, twice as large.
-func (s *shard) grow() { s.reserve(int(s.next-s.first)+1, s.live+1) }
+// grow makes the table, which fills up, twice as large.
+func (s *shard) grow() { s.reserve(s.live + 1) }
 
-// reserve makes ring and table large enough for so many entries, and so many that are in the table.
-func (s *shard) reserve(entries, live int) {
-	if n := atLeast(leastRing, entries); n > len(s.ring) {
-		ring := make([]entry, n)
-		for i := s.first; i < s.next; i++ {
-			ring[i&uint64(n-1)] = *s.entry(i)
-		}
-		s.ring = ring
+// reserve makes the table large enough for so many entries.
+func (s *shard) reserve(live int) {
+	n := leastTable
+	for n < 2*live {
+		n *= 2
 	}
-	n := atLeast(2*leastRing, 2*live)
 	if n <= len(s.table) {
 		return
 	}
+	old := s.table
 	s.table, s.shift = make([]uint64, n), uint(64-bits.Len(uint(n-1)))
 	clear(s.table) // writes to fresh pages, which a read would map twice
-	for i := s.first; i < s.next; i++ {
-		if e := s.entry(i); e.flags&entryDead == 0 {
-			s.table[s.slot(e.oid)] = placeOf(e.oid, i)
+	for _, p := range old {
+		if p != 0 {
+			s.table[s.slot(s.log.header(positionOf(p)).oid())] = p
 		}
 	}
-}
-
-// atLeast is least, doubled until it is n or more.
-func atLeast(least, n int) int {
-	for least < n {
-		least *= 2
-	}
-	return least
 }

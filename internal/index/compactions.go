@@ -8,7 +8,8 @@ import (
 
 // compactions lets Pebble run as many compactions as it wants to, but none before it is open: it flushes what a crash left in the
 // write-ahead log, and where that makes a compaction due its Open waits for the end of it, for hundreds of milliseconds if the tables
-// are large. It is pebble.CompactionScheduler, and the grant of each compaction.
+// are large. Afterwards they may have to rest for a while: they would take a processor from who reads everything. It is
+// pebble.CompactionScheduler, and the grant of each compaction.
 //
 // Pebble calls it with its locks held, so mu is never held across a call into Pebble. Its goroutine is joined by Unregister.
 type compactions struct {
@@ -20,6 +21,7 @@ type compactions struct {
 	mu struct {
 		sync.Mutex
 		opened  bool // none was granted before
+		resting bool // none is granted until settle
 		ended   bool // nothing is granted any more
 		running int  // granted and not done, or about to be granted
 	}
@@ -62,19 +64,29 @@ func (c *compactions) Unregister() {
 	c.wg.Wait()
 }
 
-// open lets compactions run.
-func (c *compactions) open() {
+// open lets compactions run, or rest until settle.
+func (c *compactions) open(rest bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mu.opened = true
+	c.mu.opened, c.mu.resting = true, rest
 	c.wake()
+}
+
+// settle ends the rest after open. It never waits, and may be called at any time.
+func (c *compactions) settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.opened && c.mu.resting {
+		c.mu.resting = false
+		c.wake()
+	}
 }
 
 // take counts one more, if it may run.
 func (c *compactions) take() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.mu.opened || c.mu.ended || c.mu.running >= c.db.GetAllowedWithoutPermission() { // it takes no lock
+	if !c.mu.opened || c.mu.resting || c.mu.ended || c.mu.running >= c.db.GetAllowedWithoutPermission() { // it takes no lock
 		return false
 	}
 	c.mu.running++

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -238,6 +239,42 @@ func TestAManifestStaysSmall(t *testing.T) {
 	for _, name := range list(t, fs) {
 		if info, err := fs.Stat("db/" + name); err != nil || strings.HasPrefix(name, "MANIFEST-") && info.Size() > 128<<10 {
 			t.Errorf("%s: %d bytes: %v", name, info.Size(), err)
+		}
+	}
+}
+
+// Compactions that are due at a resting open are held back until Settle.
+func TestCompactionsRestUntilTheyMayRun(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	var s *index.Store
+	const opens = 12 // each leaves what the next one flushes
+	for i := range opens {
+		var err error
+		if s, err = index.Open(index.Config{Dir: "db", FS: mem, Create: true, Resting: true, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Fatal(err)
+		}
+		if i == opens-1 {
+			break
+		}
+		for k := range 50 {
+			set(t, s, fmt.Sprintf("/%d", k), fmt.Sprint(i))
+		}
+		next := mem.CrashClone(vfs.CrashCloneCfg{})
+		shut(t, s)
+		mem = next
+	}
+	defer shut(t, s)
+	tables := func() int64 { return s.DB().Metrics().Levels[0].TablesCount }
+	if n := tables(); n != opens-1 {
+		t.Errorf("%d tables in level 0 instead of %d: something was compacted", n, opens-1)
+	}
+	s.Settle()
+	for late := time.After(20 * time.Second); tables() == opens-1; {
+		select {
+		case <-late: // only if it fails
+			t.Fatal("nothing is compacted after Settle")
+		default:
+			runtime.Gosched()
 		}
 	}
 }

@@ -29,6 +29,8 @@ type Config struct {
 	// replay. 0 means 16 MiB.
 	MemTableBytes uint64
 	Create        bool
+	// Resting holds compactions back until Settle, or until something was flushed: who commits needs them.
+	Resting bool
 	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
 	// lost manifest. Nothing that was not acknowledged before may be acknowledged after it. nil: log only.
 	Broken func(error)
@@ -62,6 +64,8 @@ type Store struct {
 	parked   chan struct{}                           // closed when a call into Pebble never came back: it holds Pebble's locks for good
 	abandon  func()                                  // closes parked; set by openPebble
 	panicked atomic.Bool
+
+	compactions *compactions
 
 	// Written by Apply only.
 	heads    *recent[zodb.Oid, head]
@@ -98,8 +102,8 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
-	compactions := newCompactions()
-	db, err := s.openPebble(cfg, compactions)
+	s.compactions = newCompactions()
+	db, err := s.openPebble(cfg, s.compactions)
 	if err != nil {
 		s.cache.Unref()
 		return nil, err
@@ -122,7 +126,7 @@ func Open(cfg Config) (*Store, error) {
 	s.opened = st.Applied
 	s.current.Store(&st)
 	s.readers.open(db)
-	compactions.open()
+	s.compactions.open(cfg.Resting)
 	return s, nil
 }
 
@@ -153,7 +157,7 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 		Comparer:           comparer(),
 		FormatMajorVersion: pebble.FormatTableFormatV6, // pinned: above FormatWALSyncChunks, see docs/format.md
 		Logger:             log,
-		EventListener:      log.events(),
+		EventListener:      log.events(compactions.settle),
 		MemTableSize:       orDefault(cfg.MemTableBytes, defaultMemTable),
 		ErrorIfNotExists:   !cfg.Create,
 		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
@@ -260,6 +264,9 @@ const passing = 4 << 20
 func (s *Store) ReadOnce() (end func()) {
 	return s.cache.Reserve(max(0, int(s.cache.MaxSize())-passing))
 }
+
+// Settle lets compactions run that Config.Resting holds back. It never waits, and may be called at any time before Close's end.
+func (s *Store) Settle() { s.compactions.settle() }
 
 // DiskSize is what the instance takes on disk, in bytes, without the tables that Pebble is about to delete: after a pack they are
 // most of it, for some milliseconds.
@@ -388,7 +395,7 @@ func (l *pebbleLog) park(err error) {
 	select {}
 }
 
-func (l *pebbleLog) events() *pebble.EventListener {
+func (l *pebbleLog) events(flushed func()) *pebble.EventListener {
 	e := &pebble.EventListener{
 		BackgroundError: func(err error) {
 			if errors.Is(err, errLeft) {
@@ -406,6 +413,7 @@ func (l *pebbleLog) events() *pebble.EventListener {
 			default:
 			}
 		},
+		FlushEnd:       func(pebble.FlushInfo) { flushed() },
 		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
 	}
 	return e

@@ -81,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 
 func (n *Node) start(ctx context.Context) (err error) {
 	n.store, err = index.Open(index.Config{
-		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4,
+		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4, Resting: true,
 		Broken: n.Poison, Sweeping: n.removeBlobs, Logger: n.cfg.Logger,
 	})
 	if err != nil {

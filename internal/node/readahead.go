@@ -62,7 +62,9 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 	a.scattered.Store(-mostScattered)
 	a.helpers.idle.L = &a.helpers
 	a.done.Go(func() {
-		if !warm || a.warm() {
+		whole := !warm || a.warm()
+		a.state.Settle()
+		if whole {
 			a.follow()
 		}
 	})

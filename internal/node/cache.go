@@ -15,9 +15,9 @@ const (
 	tablePlaces = 4 * 8
 	// entryOverhead is what an entry costs besides its data.
 	entryOverhead = headerSize + entryAlign - 1 + tablePlaces
-	// Runs of 1<<runBits neighbours lie in one shard: reading ahead stays within its table for a while. Longer ones would fill shards
-	// unevenly.
-	runBits = 4
+	// Runs of 1<<runBits neighbours lie in one shard: reading ahead stays within its table for a while. With longer ones a few large records
+	// would lie in few shards.
+	runBits = 5
 	// maxCached is the largest record kept, or half a shard: one must not push out the others.
 	maxCached = 256 << 10
 	// Data lies in pieces of a thirty-second of a shard, within these bounds.
@@ -78,8 +78,12 @@ func (c *recordCache) shard(oid zodb.Oid) *shard { return &c.shards[shardOf(oid)
 // oidHash: multiplication spreads ranges handed out in strides of a power of two, too.
 func oidHash(oid zodb.Oid) uint64 { return uint64(oid) * 0x9e3779b97f4a7c15 }
 
-// shardOf: a run of neighbours lies in one shard. Not by oidHash, whose highest bits choose the place in the shard's table.
-func shardOf(oid zodb.Oid) int { return int(uint64(oid>>runBits) * 0xd6e8feb86659fd93 >> 58) }
+// shardOf: a run of neighbours lies in one shard, and the runs of a dense range are dealt out evenly, in an order that differs from
+// range to range.
+func shardOf(oid zodb.Oid) int {
+	run := uint64(oid >> runBits)
+	return int((run + run/cacheShards*0xd6e8feb86659fd93>>58) % cacheShards)
+}
 
 // tryGet copies what a reader at `at` sees into buf, if it is here, fits and nobody is busy in its shard.
 func (c *recordCache) tryGet(oid zodb.Oid, at zodb.Tid, buf []byte) (int, zodb.Tid, bool) {

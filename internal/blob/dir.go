@@ -117,8 +117,10 @@ func Vacant(path string) bool {
 // claim refuses a directory that no peer has marked and that holds more than a crash within Open leaves: its tmp is not ours to empty.
 func claim(path, group string) error {
 	marker := filepath.Join(path, PeerFile)
-	if _, err := os.Lstat(marker); !errors.Is(err, fs.ErrNotExist) {
-		return err // nil: mark reads it
+	if _, err := os.Lstat(marker); err == nil {
+		return nil // mark reads it
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("blob directory: %w", err)
 	}
 	entries, err := os.ReadDir(path)
 	if errors.Is(err, fs.ErrNotExist) {

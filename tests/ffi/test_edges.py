@@ -115,7 +115,7 @@ def begun(*records):
     return txn, oids[0]
 
 def interrupt():
-    while head.acquire(blocking=False):  # until the finish has it
+    while not finished and head.acquire(blocking=False):  # until the finish has it
         head.release()
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -203,6 +203,9 @@ func TestMistakesAreExit2AndSayWhat(t *testing.T) {
 		{[]string{"dump", "d", "1", "--tid", "x"}, `tid "x"`},
 		{[]string{"history", "d", "1", "-n", "0"}, "at least 1"},
 		{[]string{"dump", "d", "18446744073709551616"}, "want 0x2a"},
+		{[]string{"pack", "d", "--no-gc", "--days", "nan"}, "a number of days"},
+		{[]string{"pack", "d", "--no-gc", "--days", "inf"}, "a number of days"},
+		{[]string{"pack", "d", "--no-gc", "--days", "-1"}, "a number of days"},
 		{[]string{"import", "Data.fs", "d", "--verify"}, "the zodb-dht that pip installs"},
 	} {
 		code, out, msg := command(c.args...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,8 +51,8 @@ func packTime(c *cobra.Command, days float64, to string) (time.Time, error) {
 	switch now := time.Now(); {
 	case c.Flags().Changed("days") && c.Flags().Changed("to"):
 		return now, usageError{errors.New("pack: --days and --to exclude each other")}
-	case days < 0:
-		return now, usageError{fmt.Errorf("pack: --days %g is negative", days)}
+	case !(days >= 0) || math.IsInf(days, 0): // NaN, too: what it is as a duration is the processor's choice
+		return now, usageError{fmt.Errorf("pack: --days %g: want a number of days", days)}
 	case !c.Flags().Changed("to"):
 		return now.Add(-time.Duration(days * 24 * float64(time.Hour))), nil
 	}

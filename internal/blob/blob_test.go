@@ -512,6 +512,44 @@ func TestADirectoryOfSomebodyElseIsLeftAlone(t *testing.T) {
 	p.open()
 }
 
+// A directory whose tmp would be emptied: / has one, and a FileStorage's blobs.
+func TestADirectoryWithoutAMarkerIsTakenOnlyIfItIsEmpty(t *testing.T) {
+	p := newPeer(t)
+	p.close()
+	for _, name := range []string{"tmp/precious", "tmp/below/precious", "staged/precious", "precious", "0x00/precious"} {
+		dir := t.TempDir()
+		precious := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(precious), 0o700), os.WriteFile(precious, []byte("mine"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := blob.Open(dir, "00", blob.NewRefs(p.ds, p.state)); !errors.Is(err, blob.ErrForeign) || !strings.Contains(err.Error(), "group 00") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if b, err := os.ReadFile(precious); string(b) != "mine" {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		for _, made := range []string{".layout", ".zodb_dht"} {
+			if _, err := os.Stat(filepath.Join(dir, made)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %s was made: %v", name, made, err)
+			}
+		}
+	}
+	// What a crash within an open leaves is no stranger's.
+	if err := os.Remove(filepath.Join(p.path, ".zodb_dht")); err != nil {
+		t.Fatal(err)
+	}
+	p.open()
+	p.close()
+	for _, name := range []string{".zodb_dht", ".layout"} {
+		if err := os.Truncate(filepath.Join(p.path, name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.open()
+	p.close()
+	p.open()
+}
+
 func TestAFileThatDoesNotReadIsRefusedBySeal(t *testing.T) {
 	p := newPeer(t)
 	if err := p.Stage(ctx, zodb.TxnID{1}, 1, filepath.Join(p.Temp(), "nothing"), false); !errors.Is(err, fs.ErrNotExist) {

@@ -64,9 +64,13 @@ type Dir struct {
 	staged map[zodb.TxnID]map[zodb.Oid]*staged
 }
 
-// Open makes the directory if there is none, locks it, and takes stock of what is staged. refs outlives it.
+// Open makes the directory if there is none, locks it, and takes stock of what is staged. refs outlives it. ErrForeign: something else is
+// there; nothing in it was touched.
 func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	d := &Dir{path: path, refs: refs, slots: make(chan struct{}, 2), staged: make(map[zodb.TxnID]map[zodb.Oid]*staged)}
+	if err := claim(path, group); err != nil {
+		return nil, err
+	}
 	for _, name := range []string{path, d.Temp(), filepath.Join(path, stagedDir)} {
 		if err := os.MkdirAll(name, 0o777); err != nil { // within a peer directory that others can't enter, unless blob-dir says otherwise
 			return nil, fmt.Errorf("blob directory: %w", err)
@@ -110,11 +114,42 @@ func Vacant(path string) bool {
 	return true
 }
 
+// claim refuses a directory that no peer has marked and that holds more than a crash within Open leaves: its tmp is not ours to empty.
+func claim(path, group string) error {
+	marker := filepath.Join(path, PeerFile)
+	if info, err := os.Lstat(marker); err == nil && info.Size() > 0 {
+		return nil // mark reads it
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("blob directory: %w", err)
+	}
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("blob directory: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if name == tempDir || name == stagedDir {
+			left, err := os.ReadDir(filepath.Join(path, name))
+			if err == nil && len(left) == 0 {
+				continue
+			}
+		}
+		if name != layoutFile && name != PeerFile {
+			return fmt.Errorf("%s is not there or empty, but other files such as %q are: %w; if they are this peer's, write %q into it",
+				marker, name, ErrForeign, "group "+group)
+		}
+	}
+	return nil
+}
+
 // mark makes a file that says whose a directory is; one that says otherwise is ErrForeign.
 func mark(name, text string) error {
 	raw, err := os.ReadFile(name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(raw) == 0: // a crash may leave it empty
 		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
 			return fmt.Errorf("blob directory: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
@@ -40,19 +41,20 @@ type Corrupt struct {
 }
 
 func (c *Corrupt) Error() string {
+	cause := strings.ReplaceAll(fmt.Sprint(c.Cause), "\n<corruption detail carrier>", "") // Pebble's; not for people
 	if c.Blob.Exists() {
-		return fmt.Sprintf("corrupt: the blob of oid %s at tid %s, %s, in %s: %v", c.Oid, c.Tid, c.Blob.CID(), c.File, c.Cause)
+		return fmt.Sprintf("corrupt: the blob of oid %s at tid %s, %s, in %s: %s", c.Oid, c.Tid, c.Blob.CID(), c.File, cause)
 	}
 	if c.File != "" {
-		return fmt.Sprintf("corrupt: %s: %v", c.File, c.Cause)
+		return fmt.Sprintf("corrupt: %s: %s", c.File, cause)
 	}
 	if c.Want == (zodb.Hash{}) { // it was lost with the row
 		if c.Oid == 0 && c.Tid == 0 {
-			return fmt.Sprintf("corrupt: %v", c.Cause)
+			return fmt.Sprintf("corrupt: %s", cause)
 		}
-		return fmt.Sprintf("corrupt: oid %s at tid %s: %v", c.Oid, c.Tid, c.Cause)
+		return fmt.Sprintf("corrupt: oid %s at tid %s: %s", c.Oid, c.Tid, cause)
 	}
-	return fmt.Sprintf("corrupt: oid %s at tid %s, sha256 %s: %v", c.Oid, c.Tid, c.Want, c.Cause)
+	return fmt.Sprintf("corrupt: oid %s at tid %s, sha256 %s: %s", c.Oid, c.Tid, c.Want, cause)
 }
 
 func (c *Corrupt) Unwrap() error { return c.Cause }

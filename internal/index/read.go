@@ -305,8 +305,11 @@ func (r *reading) serialFrom(b border, oid zodb.Oid, tid zodb.Tid) (Revision, er
 		if err == nil && rev.Tid != tid || errors.Is(err, ErrNoRevision) {
 			err = ErrNotFound
 		}
+		if err != nil { // never another revision beside it
+			return Revision{}, err
+		}
 		rev.Next = 0
-		return rev, err
+		return rev, nil
 	}
 	if ok, err := r.seek(oid, tid); !ok {
 		return Revision{}, err

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -213,20 +215,26 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 	case o := <-done:
 		if o.err != nil {
 			compactions.Unregister()
-			return nil, openError(cfg.Dir, o.err)
+			return nil, openError(&cfg, o.err)
 		}
 		return o.db, nil
 	case err := <-log.fatal:
 		compactions.Unregister()
-		return nil, openError(cfg.Dir, err)
+		return nil, openError(&cfg, err)
 	}
 }
 
-func openError(dir string, err error) error {
-	if pebble.IsCorruptionError(err) {
-		return fmt.Errorf("open %s: %w", dir, &Corrupt{File: dir, Cause: err})
+func openError(cfg *Config, err error) error {
+	if pebble.IsCorruptionError(err) || !cfg.Create && incomplete(err) {
+		return fmt.Errorf("open %s: %w", cfg.Dir, &Corrupt{File: cfg.Dir, Cause: err})
 	}
-	return fmt.Errorf("open %s: %w", dir, err)
+	return fmt.Errorf("open %s: %w", cfg.Dir, err)
+}
+
+// incomplete tells of files that are missing from a database, or have another size than they had. Pebble has no error of its own for the size.
+func incomplete(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, pebble.ErrDBDoesNotExist) || errors.Is(err, pebble.ErrDBNotPristine) ||
+		strings.Contains(err.Error(), "object size mismatch")
 }
 
 func (s *Store) readState() (state, error) {

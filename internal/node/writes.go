@@ -83,7 +83,10 @@ func (n *Node) conflicts(stale []replica.Stale) ([]Conflict, error) {
 			continue
 		}
 		rev, err := n.store.LoadSerial(s.Oid, s.Base)
-		if err != nil && !errors.Is(err, index.ErrNotFound) {
+		if errors.Is(err, index.ErrNotFound) { // packed: nothing can be resolved
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("load oid %s at tid %s, the base of a conflict: %w", s.Oid, s.Base, err)
 		}
 		out[i].BaseData = rev.Data

@@ -126,13 +126,13 @@ def main(arguments: list[str]) -> int:
     parsed = _arguments(arguments)
     try:
         doc = _pack(parsed)
+        print(json.dumps(doc, indent=2) if parsed.json else _line(doc), flush=True)
     except KeyboardInterrupt:
         print("zodb-dht: pack: interrupted; the next pack or open goes on with what was begun", file=sys.stderr)
         return FAILED
     except Exception as error:
         print(f"zodb-dht: pack {parsed.directory}: {error}", file=sys.stderr)
         return _code(error)
-    print(json.dumps(doc, indent=2) if parsed.json else _line(doc))
     return 0
 
 

@@ -73,7 +73,14 @@ def parse_text(value: object) -> str:
 
 def parse_path(value: object) -> str:
     """A path, made absolute: the process may change its directory."""
-    return os.path.abspath(parse_text(value))
+    path = os.path.abspath(parse_text(value))
+    try:
+        clean = "\0" not in path and bool(path.encode())
+    except UnicodeEncodeError:  # the core is told, and tells, in UTF-8
+        clean = False
+    if not clean:
+        raise ValueError(f"{path!r} is not a path in UTF-8")
+    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Option:
         """The value, converted and within the limits."""
         try:
             parsed = self.parse(value)
-        except ValueError as e:
+        except (ValueError, OverflowError) as e:
             raise OptionError(f"{self.name}: {e}", option=self.name) from None
         if (self.low is not None and parsed < self.low) or (self.high is not None and parsed > self.high):
             raise OptionError(f"{self.name}: {value} is not within {self.low} and {self.high}", option=self.name)

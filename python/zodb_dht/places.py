@@ -29,6 +29,8 @@ def open_place(place: str, *, write: bool = False, section: str | None = None, b
     """
     path = Path(place)
     if "://" not in place and not path.is_dir() and _is_data_fs(path, write):
+        if section is not None:
+            raise OptionError(f"{place}: --section goes with a ZConfig file; this is a Data.fs")
         return _data_fs(place, write, blob_dir)
     if blob_dir is not None:
         raise OptionError(f"{place}: --blob-dir goes with a Data.fs; a URI or a ZConfig file names its own")
@@ -44,8 +46,12 @@ def _is_data_fs(path: Path, write: bool) -> bool:
         if not write:
             raise OptionError(f"{path}: there is no such file")
         return True
+    if not path.is_file():  # a device or a pipe may have no end
+        raise OptionError(f"{path}: not a regular file")
     with path.open("rb") as f:
         start = f.read(4)
+    if not start and not write:
+        raise OptionError(f"{path}: an empty file, not a Data.fs")
     return start in DATA_FS or not start
 
 
@@ -57,7 +63,7 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
     try:
         return FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
     except Exception as e:  # damage has many classes, some of them that of a wrong value
-        raise Unreadable(f"{place}: it can't be opened: {e or type(e).__name__}") from e
+        raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {e}") from e
 
 
 def _uri(place: str) -> Any:

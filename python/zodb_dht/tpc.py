@@ -241,13 +241,17 @@ class Voted(Phase):
         node = self.peer.node
         if func is None:
             return node.finish(self.txn_id, False)
+        # What is committed here is published whatever comes, else nobody would see what is committed later. A signal's
+        # handler may raise between any two calls: within extend() there is no place for it.
+        held: list[bytes] = []
         with self.peer.head:
-            tid = node.finish(self.txn_id, True)
             try:
-                func(tid)
+                held.extend(map(node.finish, (self.txn_id,), (True,)))
+                func(held[0])
             finally:
-                node.publish(tid)
-        return tid
+                for tid in held:
+                    node.publish(tid)
+        return held[0]
 
 
 class Restoring(Begun):

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import transaction
@@ -23,10 +23,11 @@ from zodb_dht import DHTStorage
 DONE, FAILED, USAGE, CORRUPT = 0, 1, 2, 5
 
 
-def zodb_dht(*args: object) -> subprocess.CompletedProcess[str]:
+def zodb_dht(*args: object, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     command = shutil.which("zodb-dht", path=str(Path(sys.executable).parent)) or shutil.which("zodb-dht")
     assert command is not None, "the wheel installs zodb-dht beside Python"
-    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, check=False)
+    command_line = [command, *map(str, args)]
+    return subprocess.run(command_line, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def answer(*args: object) -> Any:
@@ -109,6 +110,14 @@ def test_the_version_is_the_packages() -> None:
 
 def test_a_mistake_is_exit_2() -> None:
     assert zodb_dht("verfy").returncode == USAGE
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "pack"])
+def test_what_can_not_be_printed_is_exit_1(peer: Path, verb: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = zodb_dht(verb, peer, stdout=full)
+    assert done.returncode == FAILED
+    assert done.stderr.startswith("zodb-dht: ") and done.stderr.count("\n") == 1
 
 
 def test_no_progress_without_a_terminal(peer: Path) -> None:

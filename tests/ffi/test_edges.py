@@ -99,6 +99,56 @@ def test_a_waiting_vote_can_be_interrupted(child: Child) -> None:
     assert child(INTERRUPT) == "done\n"
 
 
+INTERRUPTED_FINISH = """\
+import os, signal, threading
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import z64
+from zodb_dht import DHTStorage
+
+def begun(*records):
+    txn = TransactionMetaData()
+    storage.tpc_begin(txn)
+    oids = [storage.new_oid() for _ in records]
+    for oid, data in zip(oids, records):
+        storage.store(oid, z64, data, "", txn)
+    storage.tpc_vote(txn)
+    return txn, oids[0]
+
+def interrupt():
+    while not finished and head.acquire(blocking=False):  # until the finish has it
+        head.release()
+    os.kill(os.getpid(), signal.SIGINT)
+
+for shared in (False, True):
+    storage = DHTStorage(f"peer{shared}", shared=shared)
+    head = storage._peer.head
+    for n in range(8):
+        txn, large = begun(*[os.urandom(10_000)] * 500)
+        thread = threading.Thread(target=interrupt)
+        finished = False
+        try:
+            thread.start()
+            storage.tpc_finish(txn, lambda tid: None)
+            finished = True
+            while True:
+                thread.join(0.01)
+        except KeyboardInterrupt:
+            thread.join()
+        if not finished:
+            storage.tpc_abort(txn)
+        txn, small = begun(b"small")
+        tid = storage.tpc_finish(txn, lambda tid: None)
+        assert storage.lastTransaction() == tid and storage.load(small) == (b"small", tid), (shared, n)
+        assert not finished or len(storage.load(large)[0]) == 10_000
+    storage.close()
+print("done")
+"""
+
+
+def test_an_interrupt_behind_a_finish_hides_no_commit(child: Child) -> None:
+    assert child(INTERRUPTED_FINISH) == "done\n"
+
+
 IMPORTED = """\
 import os, sys
 from zodb_dht import DHTStorage

@@ -332,6 +332,25 @@ def test_the_blob_directory_can_be_elsewhere(open_storage: Opener, tmp_path: Pat
     assert again.loadBlob(oid, tid).startswith(f"{tmp_path}/elsewhere/0x00/")
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_somebody_elses_directory_is_left_alone(open_storage: Opener, tmp_path: Path, shared: bool) -> None:
+    precious = tmp_path / "elsewhere" / "tmp" / "precious"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"mine")
+    with pytest.raises(Usage, match="not this peer's blob directory"):
+        open_storage(blob_dir=tmp_path / "elsewhere", shared=shared)
+    assert sorted(tmp_path.glob("elsewhere/**/*")) == [precious.parent, precious]
+    assert precious.read_bytes() == b"mine"
+    # Nor the blobs of a FileStorage, whatever it has open at this moment.
+    with contextlib.closing(FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "old"))) as old:
+        temporary = Path(old.temporaryDirectory(), "uncommitted")
+        temporary.write_bytes(b"mine")
+        with pytest.raises(Usage, match="not this peer's blob directory"):
+            open_storage(blob_dir=tmp_path / "old", shared=shared)
+        assert temporary.read_bytes() == b"mine"
+    open_storage(shared=shared)
+
+
 def sample(db: Any) -> None:
     """Transactions with blobs: created, changed, beside other objects, one never written to."""
     with db.transaction() as connection:

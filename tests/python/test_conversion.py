@@ -200,6 +200,8 @@ def test_places(site: Callable[[int], Path], tmp_path: Path) -> None:
         storage = open_place(place, section=section, write=place.endswith("New.fs"))
         assert storage.getName() == name
         storage.close()
+    with pytest.raises(OptionError, match="--section"):
+        open_place(str(data), section="old")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,8 @@ def test_places(site: Callable[[int], Path], tmp_path: Path) -> None:
         ("text.conf", "--section picks one of its storages: none"),
         ("binary", "neither a Data.fs nor a ZConfig file"),
         ("two.conf", "--section picks one of its storages: a, b"),
+        ("empty", "an empty file"),
+        ("/dev/zero", "not a regular file"),
     ],
 )
 def test_a_place_that_is_none(
@@ -220,6 +224,7 @@ def test_a_place_that_is_none(
     Path("text.conf").write_text("# nothing\n")
     Path("two.conf").write_text("<mappingstorage a/>\n<mappingstorage b/>\n")
     Path("binary").write_bytes(b"\xff\x00\x01\x02" * 10)
+    Path("empty").touch()
     with pytest.raises(OptionError, match=says):
         open_place(place)
     code, out, err = run(capsys, "import", place, "peer")

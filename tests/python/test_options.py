@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,24 @@ def test_a_bad_value_is_named_everywhere(name: str, value: str, says: str, tmp_p
     with pytest.raises((OptionError, TypeError), match=f"{name}|{keyword}"):
         DHTStorage(tmp_path / "p", **options)
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cache-size", float("inf")),
+        ("cache-size", "1" * 400 + ".0"),
+        ("vote-wait", 10**400),
+        ("vote-wait", "9" * 400 + "ms"),
+        ("path", "/p\0q"),
+        ("path", os.fsdecode(b"/p\xff")),
+        ("blob-dir", "/p\0q"),
+        ("blob-dir", os.fsdecode(b"/p\xff")),
+    ],
+)
+def test_a_value_beyond_all_numbers_and_paths_is_named(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=f"^{name}: "):
+        Settings.of({"path": "/p"} | {name: value})
 
 
 def test_a_path_is_required() -> None:

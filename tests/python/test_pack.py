@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import transaction
+from BTrees.Length import Length
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError, ReadOnlyError
@@ -115,6 +117,25 @@ def test_a_pack_in_the_past_of_another_does_nothing(site: Site) -> None:
     records = site.storage._stats()["records"]
     site.db.pack(early)
     assert site.storage._stats()["records"] == records
+
+
+def test_a_conflict_whose_base_was_packed_is_not_resolved_from_another_one(open_storage: Opener) -> None:
+    storage = open_storage()
+    oid = storage.new_oid()
+
+    def store(serial: bytes, value: int) -> bytes:
+        return commit(storage, (oid, serial, pickle.dumps(Length, 3) + pickle.dumps(value, 3)))
+
+    base = store(z64, 1)
+    left = store(base, 2)
+    storage.pack(time.time(), None)
+    changed = store(left, 5)
+    with pytest.raises(ConflictError) as conflict:
+        store(base, 10)
+    assert conflict.value.serials == (changed, base)
+    assert storage.load(oid)[0].endswith(pickle.dumps(5, 3))
+    store(left, 10)
+    assert storage.load(oid)[0].endswith(pickle.dumps(13, 3)[2:])
 
 
 @pytest.mark.parametrize("gc", [False, True])

@@ -68,8 +68,11 @@ func horizonHides(t *testing.T, d *driver) {
 			d.wantErr(err, index.ErrNoRevision)
 		}
 		for _, tid := range []zodb.Tid{10, 20} {
-			_, err := d.s.LoadSerial(1, tid)
+			rev, err := d.s.LoadSerial(1, tid)
 			d.wantErr(err, index.ErrNotFound)
+			if rev.Data != nil {
+				t.Fatalf("the bytes of another revision, %q, beside an error", rev.Data)
+			}
 		}
 		_, err := d.s.Find(block.Sum([]byte("b")))
 		d.wantErr(err, index.ErrNotFound)

@@ -114,7 +114,7 @@ func Vacant(path string) bool {
 func mark(name, text string) error {
 	raw, err := os.ReadFile(name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(raw) == 0: // a kill may come between the two steps of WriteFile
 		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
 			return fmt.Errorf("blob directory: %w", err)
 		}

@@ -29,6 +29,7 @@ type fence struct {
 	park    func(error)
 	names   names
 	options options
+	held    held
 }
 
 // String is errorfs.Injector's.
@@ -43,7 +44,7 @@ func (f *fence) MaybeError(op errorfs.Op) error {
 }
 
 // wrap puts the fence around fsys.
-func (f *fence) wrap(fsys vfs.FS) vfs.FS { return &fenced{FS: errorfs.Wrap(fsys, f), fence: f} }
+func (f *fence) wrap(fsys vfs.FS) *fenced { return &fenced{FS: errorfs.Wrap(fsys, f), fence: f} }
 
 type fenced struct {
 	vfs.FS
@@ -74,21 +75,51 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	file, err := f.FS.Create(name, category)
-	if err == nil && strings.HasSuffix(name, draftSuffix) {
+	if err := f.fence.settle(); err != nil {
+		return f.log(name, nil, err)
+	}
+	file, err := f.FS.Create(f.fence.held.draft(name), category)
+	switch {
+	case err != nil:
+	case strings.HasSuffix(name, draftSuffix):
 		return &fencedDraft{File: file, fsys: f.FS, name: name, options: &f.fence.options}, nil
+	case strings.HasSuffix(name, ".sst") || strings.HasPrefix(f.PathBase(name), "MANIFEST-"):
+		file = &heldFile{File: file, name: name, fence: f.fence}
 	}
 	return f.log(name, file, f.made(name, err))
 }
 
 // ReuseForWrite is vfs.FS's.
 func (f *fenced) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := f.fence.settle(); err != nil {
+		return f.log(newname, nil, err)
+	}
 	file, err := f.FS.ReuseForWrite(oldname, newname, category)
 	return f.log(newname, file, f.made(newname, err))
 }
 
+// Remove is vfs.FS's.
+func (f *fenced) Remove(name string) error {
+	if f.fence.held.remove(name) {
+		return nil
+	}
+	return f.FS.Remove(name)
+}
+
+// settle is held.settle; a failure breaks the store.
+func (f *fence) settle() error {
+	err := f.held.settle()
+	if err != nil {
+		f.broken(err)
+	}
+	return err
+}
+
 // Rename is vfs.FS's.
 func (f *fenced) Rename(oldname, newname string) error {
+	if err := f.fence.settle(); err != nil {
+		return err
+	}
 	return f.made(newname, f.fence.options.rename(f.FS, oldname, newname))
 }
 
@@ -165,6 +196,12 @@ type fencedDir struct {
 
 // Sync returns no error.
 func (d *fencedDir) Sync() error {
+	if d.fence.held.syncDir(d.name) {
+		return nil
+	}
+	if err := d.fence.settle(); err != nil {
+		d.fence.park(err)
+	}
 	if err := d.fence.names.sync(d.File, d.name); err != nil {
 		d.fence.park(err)
 	}
@@ -243,7 +280,10 @@ func (l *fencedLog) settle() error {
 	if l.settled {
 		return nil
 	}
-	err := l.fence.names.settle(l.fsys)
+	err := l.fence.held.settle()
+	if err == nil {
+		err = l.fence.names.settle(l.fsys)
+	}
 	l.settled = err == nil
 	return err
 }

@@ -45,7 +45,7 @@ type Config struct {
 const (
 	defaultBlockCache = 64 << 20
 	defaultMemTable   = 16 << 20
-	maxManifest       = 64 << 10
+	maxManifest       = 8 << 10
 	// minLZBalanced is MinLZ's second level (github.com/minio/minlz, LevelBalanced): as fast to decompress as the first.
 	minLZBalanced = 2
 	// headCache bounds the known heads: two generations of this many, about 5 MiB.
@@ -88,6 +88,7 @@ type Store struct {
 	// sweeping is held by each of a sweep's batches, and for reading by who must not see one: Verify.
 	sweeping sync.RWMutex
 	readers  readers
+	settling sync.WaitGroup // makes durable what an open after a crash did; takeDown waits
 }
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
@@ -128,6 +129,9 @@ func Open(cfg Config) (*Store, error) {
 	s.opened = st.Applied
 	s.current.Store(&st)
 	s.readers.open(db)
+	if s.fence.held.end() {
+		s.settling.Go(func() { _ = s.fence.settle() }) // a failure breaks the store
+	}
 	s.compactions.open(cfg.Resting)
 	return s, nil
 }
@@ -153,8 +157,12 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 	s.fs, s.dir, s.blobs = fsys, cfg.Dir, cfg.Sweeping
 	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
 	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
+	wrapped := s.fence.wrap(fsys)
+	if err := s.fence.held.begin(wrapped.FS, cfg.Dir); err != nil {
+		return nil, openError(&cfg, err)
+	}
 	opts := &pebble.Options{
-		FS:                 s.fence.wrap(fsys),
+		FS:                 wrapped,
 		Cache:              s.cache,
 		Comparer:           comparer(),
 		FormatMajorVersion: pebble.FormatTableFormatV6, // pinned: above FormatWALSyncChunks, see docs/format.md
@@ -324,6 +332,7 @@ func (s *Store) Abandon() { s.abandon() }
 
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
+	s.settling.Wait()
 	if !s.broken.Load() {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn

@@ -1,0 +1,115 @@
+package index_test
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+)
+
+// crasher keeps what a crash before each write would leave: of the process (all that was written) and of the machine.
+type crasher struct {
+	mem *vfs.MemFS
+	rng *rand.Rand
+
+	mu    sync.Mutex
+	acked []string // keys whose write was acknowledged
+	taken []crash
+}
+
+type crash struct {
+	fs    *vfs.MemFS
+	acked []string
+	at    string
+}
+
+func (c *crasher) String() string { return "crasher" }
+
+func (c *crasher) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, unsynced := range []int{0, 50, 100} {
+		fs := c.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: c.rng})
+		c.taken = append(c.taken, crash{fs, c.acked, op.Path})
+	}
+	return nil
+}
+
+func (c *crasher) ack(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acked = append(c.acked[:len(c.acked):len(c.acked)], key)
+}
+
+// Whenever a crash comes, in an open after another one, while that is made durable, or behind it: what was acknowledged is there.
+func TestACrashInAnOpenAfterACrashLosesNothing(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	mem := vfs.NewCrashableMem()
+	s := openOn(t, mem)
+	set(t, s, "/a", "1")
+	set(t, s, "/b", "1")
+	killed := mem.CrashClone(vfs.CrashCloneCfg{})
+	shut(t, s)
+
+	c := &crasher{mem: killed, rng: rand.New(rand.NewPCG(seed, 0)), acked: []string{"/a", "/b"}}
+	s = openOn(t, errorfs.Wrap(killed, c))
+	for _, key := range []string{"/c", "/d"} {
+		set(t, s, key, "1")
+		c.ack(key)
+	}
+	if err := s.DB().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, s)
+	for i, crash := range c.taken {
+		again := openOn(t, crash.fs)
+		for _, key := range crash.acked {
+			_, closer, err := again.DB().Get([]byte(key))
+			if err != nil {
+				t.Fatalf("after crash %d of %d, before a write to %s, %s: %v", i, len(c.taken), crash.at, key, err)
+			}
+			_ = closer.Close()
+		}
+		shut(t, again)
+		twice := openOn(t, crash.fs)
+		shut(t, twice)
+	}
+	t.Logf("%d crashes", len(c.taken))
+}
+
+// An open after a crash waits for no sync; a close, which does, leaves what any other leaves.
+func TestAnOpenAfterACrashSyncsNothing(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	s := openOn(t, mem)
+	set(t, s, "/a", "1")
+	killed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	shut(t, s)
+
+	free := make(chan struct{})
+	s = openOn(t, errorfs.Wrap(killed, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch op.Kind {
+		case errorfs.OpFileSync, errorfs.OpFileSyncData:
+			<-free
+		default:
+		}
+		return nil
+	})))
+	_, closer, err := s.DB().Get([]byte("/a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = closer.Close()
+	close(free)
+	shut(t, s)
+	for _, name := range list(t, killed) {
+		if suffix := name[max(0, len(name)-len(".dbtmp")):]; suffix == ".dbtmp" {
+			t.Errorf("left %s", name)
+		}
+	}
+}

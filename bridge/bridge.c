@@ -825,9 +825,12 @@ METHOD(node_stage_blob) {
 METHOD(node_blob_file) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 2, "blob_file")) return NULL;
+    if (!nargs_is(n, 3, "blob_file")) return NULL;
+    int whole = PyObject_IsTrue(args[2]);
+    if (whole < 0) return NULL;
     put_fixed(&r, args[0], 8, "an oid");
     put_fixed(&r, args[1], 8, "a tid");
+    put(&r, whole ? "\1" : "\0", 1);
     if (call(ZD_BLOB_FILE, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *path = get_bytes(&a), *res = NULL;

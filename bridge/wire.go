@@ -43,7 +43,7 @@ import (
 //	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
 //	pack_end      -                         -> nothing
 //	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing
-//	blob_file     oid, tid                  -> bytes path
+//	blob_file     oid, tid, whole 1         -> bytes path
 type request struct {
 	b   []byte
 	err error
@@ -327,8 +327,11 @@ func (s service) stageBlob(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) blobFile(ctx context.Context, r *request) ([]byte, error) {
-	oid, tid := r.oid(), zodb.Tid(r.uint64())
-	path, err := s.n.BlobFile(ctx, oid, tid)
+	oid, tid, whole := r.oid(), zodb.Tid(r.uint64()), r.byte() != 0
+	path, err := s.n.BlobFile(ctx, oid, tid, whole)
+	if damage := new(index.Corrupt); errors.As(err, &damage) { // it says all that
+		return nil, err
+	}
 	if err != nil {
 		return nil, aboutOid(oid, fmt.Errorf("blob of oid %s at tid %s: %w", oid, tid, err))
 	}

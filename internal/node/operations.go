@@ -57,8 +57,9 @@ type Operations interface {
 	// removes it. Files are found by the transaction's ID.
 	StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error
 	// BlobFile returns the name of the file of a blob's revision: index.ErrNotFound if the revision has none, *index.Corrupt if it should
-	// have one and it is missing, or of another length. It stays there until a pack removes the revision.
-	BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (string, error)
+	// have one and it is missing, or of another length; with whole, after reading it to its end, if any byte is another one. It stays there
+	// until a pack removes the revision.
+	BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid, whole bool) (string, error)
 	// Vote stages the transaction and reserves its objects. stale lists the written objects that are no longer at their
 	// base, with their committed serial and data, and the base's data, all of them reserved too: the caller resolves
 	// them and votes again with the same ID, or aborts. A stale read is a *replica.StaleRead error. Blocks at most vote-wait.

@@ -88,8 +88,8 @@ class Node:
         """Give a pack up; nothing if it has ended."""
     def stage_blob(self, txn_id: bytes, oid: bytes, path: str, keep: bool) -> None:
         """Take the file over for a transaction's write of oid; keep: link or copy it. abort() removes it."""
-    def blob_file(self, oid: bytes, tid: bytes) -> str:
-        """The name of a blob's committed file."""
+    def blob_file(self, oid: bytes, tid: bytes, whole: bool) -> str:
+        """The name of a blob's committed file; whole: it is read to its end and compared with its CID."""
     def close(self) -> None: ...
 
 @final

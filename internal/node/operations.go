@@ -26,8 +26,9 @@ type Operations interface {
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
 	// LoadRevisions returns the named revisions, or, if their data exceeds limit bytes, the first of them, at least one. A deletion has
-	// no data; Kind is 0 where there is no such revision. Nothing of it is cached: it serves reading a whole database.
-	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error)
+	// no data; Kind is 0 where there is no such revision. With repeats it returns what Repeats does for each, too. Nothing of it is cached:
+	// it serves reading a whole database.
+	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) ([]index.Revision, []zodb.Tid, error)
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)

@@ -22,9 +22,11 @@ class Node:
     def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
-    def load_revisions(self, keys: bytes, limit: int) -> list[bytes | bool | None]:
+    def load_revisions(
+        self, keys: bytes, limit: int, repeats: bool
+    ) -> tuple[list[bytes | bool | None], list[bytes | None]]:
         """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
-        least one, if all of them are more than limit bytes."""
+        least one, if all of them are more than limit bytes. With repeats what repeats() says of each of these, too."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(

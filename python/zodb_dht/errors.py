@@ -23,6 +23,7 @@ from ZODB.POSException import (
 
 __all__ = [
     "CODES",
+    "BlobChanged",
     "Broken",
     "Busy",
     "Closed",

@@ -209,6 +209,7 @@ func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limi
 		return nil, nil, err
 	}
 	defer n.calls.RUnlock()
+	n.ahead.passed(len(keys))
 	for {
 		revs, older, over, err := n.loadRevisions(ctx, keys, limit, repeats)
 		if err != nil || !over {

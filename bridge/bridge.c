@@ -418,15 +418,17 @@ static uint64_t size_arg(PyObject *o) {
 METHOD(node_load_revisions) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 2, "load_revisions")) return NULL;
+    if (!nargs_is(n, 3, "load_revisions")) return NULL;
     uint64_t limit = size_arg(args[1]);
-    if (PyErr_Occurred()) return NULL;
+    int repeats = PyObject_IsTrue(args[2]);
+    if (repeats < 0 || PyErr_Occurred()) return NULL;
     put_u64(&r, limit);
+    put(&r, repeats ? "\1" : "\0", 1);
     put_keys(&r, args[0]);
     if (call(ZD_LOAD_REVISIONS, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
-    PyObject *list = PyList_New(0);
-    while (list && a.len && !a.bad) {
+    PyObject *list = PyList_New(0), *older = PyList_New(0), *both = NULL;
+    while (list && older && a.len && !a.bad) {
         char kind = *get(&a, 1);
         PyObject *data = get_bytes(&a), *item = data;
         if (data && kind != 1) {
@@ -434,8 +436,14 @@ METHOD(node_load_revisions) {
             item = Py_NewRef(kind == 2 ? Py_None : Py_False);
         }
         if (append(list, item) < 0) break;
+        if (!repeats) continue;
+        uint64_t tid = get_u64(&a);
+        if (append(older, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
     }
-    return finished(&out, &a, list);
+    if (list && older && !PyErr_Occurred()) both = PyTuple_Pack(2, list, older);
+    Py_XDECREF(list);
+    Py_XDECREF(older);
+    return finished(&out, &a, both);
 }
 
 METHOD(node_history) {
@@ -825,9 +833,12 @@ METHOD(node_stage_blob) {
 METHOD(node_blob_file) {
     request r = {0};
     zd_reply out;
-    if (!nargs_is(n, 2, "blob_file")) return NULL;
+    if (!nargs_is(n, 3, "blob_file")) return NULL;
+    int whole = PyObject_IsTrue(args[2]);
+    if (whole < 0) return NULL;
     put_fixed(&r, args[0], 8, "an oid");
     put_fixed(&r, args[1], 8, "a tid");
+    put(&r, whole ? "\1" : "\0", 1);
     if (call(ZD_BLOB_FILE, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *path = get_bytes(&a), *res = NULL;

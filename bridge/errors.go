@@ -111,6 +111,7 @@ func codes() []struct {
 		{"usage", is(node.ErrUsage)},
 		{"usage", is(node.ErrID)},
 		{"usage", is(blob.ErrForeign)},
+		{"blob_changed", is(blob.ErrChanged)},
 		{"in_use", is(blob.ErrInUse)},
 		{"unavailable", is(context.DeadlineExceeded)},
 		{"interrupted", is(context.Canceled)},

@@ -21,7 +21,8 @@ import (
 //	load_pinned   oid, at, quiet 1          -> tid, next (0: None), bytes  | nothing, if quiet: newer than at
 //	load_serial   oid, tid                  -> bytes
 //	load_many     at, oid ...               -> per oid: tid (0: none), bytes
-//	load_revisions  limit, (oid, tid) ...   -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes
+//	load_revisions  limit, repeats 1, (oid, tid) ...  -> per revision, of the first ones: zodb.WriteKind 1 (0: none), bytes, and what it repeats, if
+//	                                        that is asked for: tid (0: none)
 //	prefetch      at, oid ...               -> nothing
 //	history       oid, size                 -> per revision: tid, size, bytes user, description, extension
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
@@ -43,7 +44,7 @@ import (
 //	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
 //	pack_end      -                         -> nothing
 //	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing
-//	blob_file     oid, tid                  -> bytes path
+//	blob_file     oid, tid, whole 1         -> bytes path
 type request struct {
 	b   []byte
 	err error
@@ -153,15 +154,18 @@ func (s service) loadMany(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) {
-	limit := r.uint64()
-	revs, err := s.n.LoadRevisions(ctx, r.keys(), int(min(limit, 1<<30)))
+	limit, repeats := r.uint64(), r.byte() != 0
+	revs, older, err := s.n.LoadRevisions(ctx, r.keys(), int(min(limit, 1<<30)), repeats)
 	size := 0
 	for i := range revs {
-		size += 5 + len(revs[i].Data)
+		size += 13 + len(revs[i].Data)
 	}
 	dst := make([]byte, 0, size)
 	for i := range revs {
 		dst = appendBytes(append(dst, byte(revs[i].Kind)), revs[i].Data)
+		if repeats {
+			dst = u64(dst, older[i])
+		}
 	}
 	return dst, err
 }
@@ -327,8 +331,11 @@ func (s service) stageBlob(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) blobFile(ctx context.Context, r *request) ([]byte, error) {
-	oid, tid := r.oid(), zodb.Tid(r.uint64())
-	path, err := s.n.BlobFile(ctx, oid, tid)
+	oid, tid, whole := r.oid(), zodb.Tid(r.uint64()), r.byte() != 0
+	path, err := s.n.BlobFile(ctx, oid, tid, whole)
+	if damage := new(index.Corrupt); errors.As(err, &damage) { // it says all that
+		return nil, err
+	}
 	if err != nil {
 		return nil, aboutOid(oid, fmt.Errorf("blob of oid %s at tid %s: %w", oid, tid, err))
 	}

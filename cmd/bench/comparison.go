@@ -145,19 +145,25 @@ func (c *comparison) run(ctx context.Context, a *app, jobs []job) error {
 }
 
 // measure runs one job.
-func (c *comparison) measure(ctx context.Context, j job) error {
+func (c *comparison) measure(ctx context.Context, j job) (err error) {
 	st, w := c.stores[j.storage], j.workload
 	database, parameters := w.database, w.parameters
 	if database == "" {
-		if err := c.buildCatalog(ctx); err != nil {
+		source, err := c.source(ctx, w.source)
+		if err != nil {
 			return err
 		}
-		database, parameters = "imported", params("source", c.catalog.path)
+		database, parameters = "imported", with(parameters, "source", source)
 		if err := st.remove(ctx, database); err != nil {
 			return err
 		}
 	} else if err := c.fill(ctx, j.storage, database); err != nil {
 		return err
+	}
+	if w.exported {
+		target := filepath.Join(c.dir, "exported")
+		parameters = with(parameters, "target", target)
+		defer func() { err = errors.Join(err, os.RemoveAll(target)) }()
 	}
 	if w.copied {
 		from := database
@@ -178,7 +184,6 @@ func (c *comparison) measure(ctx context.Context, j job) error {
 	}
 	var before int64
 	if w.copied {
-		var err error
 		if before, err = st.size(ctx, database); err != nil {
 			return err
 		}
@@ -198,8 +203,10 @@ func (c *comparison) measure(ctx context.Context, j job) error {
 		return c.addSyncs(trace, j.storage, out.notes["commits"])
 	case w.copied:
 		return c.addLeft(ctx, st, database, j, before)
-	case w.database == "":
+	case w.source == catalog:
 		return c.addSize(ctx, st, database, j.storage)
+	case w.source != "":
+		return st.remove(ctx, database)
 	}
 	return nil
 }
@@ -244,7 +251,7 @@ func (c *comparison) fill(ctx context.Context, storage, database string) error {
 
 // filler is the workload that makes a database.
 func (c *comparison) filler(ctx context.Context, database string) (name string, parameters map[string]any, err error) {
-	if database == "catalog" {
+	if database == catalog {
 		err := c.buildCatalog(ctx)
 		return "import", params("source", c.catalog.path), err
 	}
@@ -252,6 +259,9 @@ func (c *comparison) filler(ctx context.Context, database string) (name string, 
 	if _, err := fmt.Sscanf(database, "soiled-%d", &n); err == nil {
 		path, err := c.soil(ctx, n)
 		return "import", params("source", path), err
+	}
+	if _, err := fmt.Sscanf(database, "singles-%d", &n); err == nil {
+		return "fill", params("objects", n, "per_transaction", 1), nil
 	}
 	if _, err := fmt.Sscanf(database, "items-%d", &n); err != nil {
 		return "", nil, fmt.Errorf("database %q: %w", database, err)
@@ -274,6 +284,24 @@ func (c *comparison) soil(ctx context.Context, n int) (string, error) {
 		c.report.Notes[fmt.Sprintf("pack-%d-%s-before", n, note)] = value
 	}
 	return path, nil
+}
+
+// source is a FileStorage to import, made once.
+func (c *comparison) source(ctx context.Context, name string) (string, error) {
+	if name == catalog {
+		err := c.buildCatalog(ctx)
+		return c.catalog.path, err
+	}
+	path := filepath.Join(c.dir, name)
+	if c.filled[path] {
+		return path, nil
+	}
+	worker, parameters, err := c.filler(ctx, name)
+	if err == nil {
+		_, err = c.py.run(ctx, nil, worker, map[string]any{"kind": filestorage, "path": path}, parameters, "")
+	}
+	c.filled[path] = err == nil
+	return path, err
 }
 
 // buildCatalog makes the catalog that all import, once.

@@ -101,7 +101,7 @@ func TestTheChartIsWhatItsNameSays(t *testing.T) {
 func TestUnits(t *testing.T) {
 	for name, want := range map[string]string{
 		"warm-1000-1t": "µs", "catalog-load": "s", "commit-1-p50": "ms", "commits-4t": "/s", "open-1000": "ms", "open-killed-1000": "ms",
-		"open-peak-1000": "MB", "import-closed": "s", "bytes-per-object": "B", "fsyncs-per-commit": "fsyncs",
+		"open-peak-1000": "MB", "import-closed": "s", "export-singles": "s", "bytes-per-object": "B", "fsyncs-per-commit": "fsyncs",
 	} {
 		if got := unit(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)

@@ -21,8 +21,8 @@ Usage: bench core [--quick] [--json FILE]
 
 compare:
   --rounds N          rounds, of which the median counts (3)
-  --only A,B          these workloads: loads, cold, catalog, commit-sizes, commit-writers, commit-syncs, import, blobs, pack,
-                      open
+  --only A,B          these workloads: loads, cold, catalog, commit-sizes, commit-writers, commit-syncs, import, export, blobs,
+                      pack, open
   --storages A,B      these storages: dht, filestorage, zeo, postgresql, sqlite
   --quick             small sizes: does it run, not how fast
   --huge              open with 10,000,000 objects, too, and pack 1,000,000

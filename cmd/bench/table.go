@@ -18,7 +18,7 @@ func unit(metric string) string {
 		return "MB/s"
 	case strings.HasPrefix(metric, "pack-"):
 		return map[string]string{"time": "s", "memory": "MB", "p99": "ms", "left": "share"}[metric[strings.LastIndex(metric, "-")+1:]]
-	case strings.HasPrefix(metric, "catalog-"), strings.HasPrefix(metric, "import"):
+	case strings.HasPrefix(metric, "catalog-"), strings.HasPrefix(metric, "import"), strings.HasPrefix(metric, "export"):
 		return "s"
 	case strings.HasPrefix(metric, "commits-"):
 		return "/s"

@@ -55,7 +55,9 @@ func targets(s sizes) []target {
 	add("commits-16t", filestorage, atLeast, 1.5)
 	add("commits-16t", zeo, atLeast, 8)
 	add("import", filestorage, atMost, 1)
-	add("import-closed", filestorage, atMost, 1)
+	for _, metric := range []string{"import-closed", "import-singles", "import-singles-closed", "export", "export-closed", "export-singles", "export-singles-closed"} {
+		add(metric, filestorage, atMost, 1)
+	}
 	add("bytes-per-object", filestorage, atMost, 0.4)
 	for _, name := range slices.Sorted(maps.Keys(s.blobs)) {
 		for _, way := range []string{"upload", "upload-durable", "download"} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -11,7 +12,9 @@ type workload struct {
 	name       string // what --only names; several workloads may share one
 	worker     string // the worker's name of it
 	parameters map[string]any
-	database   string // "items-N" holds N items, "catalog" the catalog, noDatabase leaves it to the worker, "soiled-N" copies of it with about N objects, a fifth of them garbage, "" is a new one that is removed afterwards
+	database   string // "items-N" holds N items, "singles-N" N in as many transactions, "catalog" the catalog, noDatabase leaves it to the worker, "soiled-N" copies of it with about N objects, a fifth of them garbage, "" is a new one, made of source and removed afterwards
+	source     string // the FileStorage that is imported: "catalog" or "singles-N"
+	exported   bool   // it writes a FileStorage, which is removed afterwards
 	copied     bool   // it runs on a copy of the database, which is removed afterwards
 	killed     bool   // the process before it committed to the database until kill -9
 	traced     bool   // the worker runs under strace, which counts its fsyncs
@@ -39,6 +42,7 @@ type sizes struct {
 	docs      int
 	seconds   float64 // of each number of writers
 	objects   int     // of the database that is committed to
+	singles   int     // of the database with a transaction for each object
 	coldCount int
 	packs     []int // objects of the databases that are packed
 	blobs     map[string]int64
@@ -46,24 +50,30 @@ type sizes struct {
 
 func fullSizes() sizes {
 	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
-		docs: 20_000, seconds: 3, objects: 10_000, coldCount: 10_000, packs: []int{200_000},
+		docs: 20_000, seconds: 3, objects: 10_000, singles: 10_000, coldCount: 10_000, packs: []int{200_000},
 		blobs: map[string]int64{"64k": 64 << 10, "16m": 16 << 20, "1g": 1 << 30}}
 }
 
 func quickSizes() sizes {
 	return sizes{loads: []int{300, 1000}, opens: []int{1000, 2000}, commits: map[string]int{"1": 30, "10": 20, "100": 5},
-		docs: 150, seconds: 0.2, objects: 1000, coldCount: 200, packs: []int{1000},
+		docs: 150, seconds: 0.2, objects: 1000, singles: 300, coldCount: 200, packs: []int{1000},
 		blobs: map[string]int64{"64k": 64 << 10}}
 }
 
 const (
 	noDatabase  = "none"
+	catalog     = "catalog"
 	openCacheMB = 64
 	packCacheMB = 64
 )
 
 // embedded are the storages whose database lives in the client's process.
 func embedded() []string { return []string{dht, filestorage, sqlite} }
+
+// copied are the storages whose copies from and to a FileStorage are compared.
+func copied() []string { return []string{dht, filestorage} }
+
+const besideIt = "of one-record transactions, and of exports, only the copies from and to a FileStorage are compared"
 
 // packed are the storages that do a pack's work themselves.
 func packed() []string { return []string{dht, filestorage, postgresql, sqlite} }
@@ -82,8 +92,12 @@ func workloads(s sizes) []workload {
 	}
 	committed := items(s.objects) + "-committed"
 	all = append(all,
-		workload{name: "import", worker: "import", parameters: params()},
-		workload{name: "catalog", worker: "catalog", database: "catalog", parameters: params()},
+		workload{name: "import", worker: "import", source: catalog, parameters: params("prefix", "import")},
+		workload{name: "import", worker: "import", source: singles(s.singles), parameters: params("prefix", "import-singles"), only: copied(), why: besideIt},
+		workload{name: "export", worker: "export", database: catalog, exported: true, parameters: params("prefix", "export"), only: copied(), why: besideIt},
+		workload{name: "export", worker: "export", database: singles(s.singles), exported: true, parameters: params("prefix", "export-singles"),
+			only: copied(), why: besideIt},
+		workload{name: "catalog", worker: "catalog", database: catalog, parameters: params()},
 		workload{name: "commit-sizes", worker: "commit-sizes", database: committed, parameters: params("objects", s.objects, "counts", s.commits)},
 		workload{name: "commit-writers", worker: "commit-writers", database: committed,
 			parameters: params("objects", s.objects, "threads", []int{1, 4, 16}, "seconds", s.seconds)},
@@ -109,6 +123,15 @@ func workloads(s sizes) []workload {
 }
 
 func items(n int) string { return fmt.Sprintf("items-%d", n) }
+
+func singles(n int) string { return fmt.Sprintf("singles-%d", n) }
+
+// with is parameters and one more.
+func with(parameters map[string]any, name string, value any) map[string]any {
+	m := maps.Clone(parameters)
+	m[name] = value
+	return m
+}
 
 func params(pairs ...any) map[string]any {
 	m := map[string]any{}

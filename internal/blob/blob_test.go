@@ -569,3 +569,33 @@ func TestAFileThatDoesNotReadIsRefusedBySeal(t *testing.T) {
 		t.Error(left, err)
 	}
 }
+
+func TestAFileThatIsWrittenToAfterItWasHandedOverIsRefused(t *testing.T) {
+	p := newPeer(t)
+	for id, change := range map[byte]func(name string) error{
+		1: func(name string) error { return os.WriteFile(name, random(2, 1000), 0o600) },
+		2: func(name string) error { return os.Truncate(name, 999) },
+		3: os.Remove,
+	} {
+		for _, sealed := range []bool{false, true} {
+			p.stage(id, 1, random(1, 1000))
+			if _, err := p.Seal(ctx, zodb.TxnID{id}); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(p.path, "staged", fmt.Sprintf("%s-%016x", zodb.TxnID{id}, 1))
+			if err := errors.Join(os.Chmod(name, 0o600), p.Unchanged(zodb.TxnID{id}), change(name)); err != nil {
+				t.Fatal(err)
+			}
+			err := p.Unchanged(zodb.TxnID{id})
+			if !sealed {
+				_, err = p.Seal(ctx, zodb.TxnID{id})
+			}
+			if !errors.Is(err, blob.ErrChanged) || !strings.Contains(err.Error(), name) {
+				t.Error(id, err)
+			}
+			if err := p.Discard(zodb.TxnID{id}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

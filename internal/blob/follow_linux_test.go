@@ -216,14 +216,15 @@ func TestOnlySoManyFilesAreFollowedAndTheOthersAreHashedLater(t *testing.T) {
 func TestFilesOfOthersAreNotRead(t *testing.T) {
 	p, temp := following(t)
 	content := random(1, 4*block.ChunkSize)
-	outside := filepath.Join(t.TempDir(), "outside")
-	link := filepath.Join(temp, "BUC2")
-	for _, name := range []string{outside, filepath.Join(temp, "BUC1")} { // another process' that has it open, or none
+	elsewhere := t.TempDir()
+	outside, others := filepath.Join(elsewhere, "outside"), filepath.Join(elsewhere, "others")
+	for _, name := range []string{outside, others} {
 		if err := os.WriteFile(name, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(outside, link); err != nil {
+	// A link, so that it is new there and this process never had it open there: another one's that has it open, or none.
+	if err := errors.Join(os.Link(others, filepath.Join(temp, "BUC1")), os.Symlink(outside, filepath.Join(temp, "BUC2"))); err != nil {
 		t.Fatal(err)
 	}
 	other, err := os.Create(filepath.Join(temp, "not a blob's name"))

@@ -24,8 +24,9 @@ type staged struct {
 	// What follows is written before done is closed, then by Seal.
 	done chan struct{}
 	blob zodb.Blob
-	tree *tree // nil: its references are written, or it is from before this open
-	kept bool  // its references are written and counted
+	info fs.FileInfo // of the file before it was read; nil: from before this open
+	tree *tree       // nil: its references are written, or it is from before this open
+	kept bool        // its references are written and counted
 	err  error
 }
 
@@ -92,6 +93,7 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	if err != nil {
 		return err
 	}
+	s.info = info
 	if err := makeDirs(d.oidPath(oid)); err != nil { // now, not beside the sync: a journal would have it wait
 		return err
 	}
@@ -152,7 +154,7 @@ func (d *Dir) Staged(id zodb.TxnID) bool {
 }
 
 // Seal waits until a transaction's files are on disk, with their names and their references' bytes in Pebble's write-ahead log, where
-// the transaction's entry will follow; it returns what the files hold. Nothing is staged: nil. An error is not repaired by another
+// the transaction's entry will follow; it returns what the files hold. Nothing is staged: nil. ErrChanged: somebody writes to one. An error is not repaired by another
 // Seal, since a second fsync would not tell of what the first one lost: stage again, or discard.
 func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, error) {
 	files := d.files(id)
@@ -168,6 +170,9 @@ func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, 
 		}
 		if s.err != nil {
 			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, s.err)
+		}
+		if err := still(ctx, oid, s); err != nil {
+			return nil, err
 		}
 		blobs[oid] = s.blob
 	}

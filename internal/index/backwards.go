@@ -100,8 +100,17 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 	if ok, err := r.seek(oid, tid); !ok {
 		return 0, err
 	}
-	rev, err := r.revision(false, true)
+	rev, err := r.row()
 	if err != nil || rev.Kind == zodb.WriteDelete {
+		return 0, err
+	}
+	if alone, err := r.oldest(oid); alone || err != nil {
+		return 0, err
+	}
+	if ok, err := r.seek(oid, tid); !ok {
+		return 0, err
+	}
+	if rev, err = r.revision(false, true); err != nil {
 		return 0, err
 	}
 	near := 0
@@ -128,6 +137,19 @@ func (s *Store) Repeats(oid zodb.Oid, tid zodb.Tid) (zodb.Tid, error) {
 		next = older.Tid
 	}
 	return s.repeatsFar(b, &r, rev)
+}
+
+// oldest tells whether no row of the object is older than the one the iterator stands on, and moves it: most objects are written once, and
+// cost no hash.
+func (r *reading) oldest(oid zodb.Oid) (bool, error) {
+	if !r.iter.Next() {
+		return true, damage(oid, 0, r.iter.Error())
+	}
+	next, _, err := parseRecordKey(r.iter.Key())
+	if err != nil {
+		return false, &Corrupt{Cause: err}
+	}
+	return next != oid, nil
 }
 
 // repeatsFar looks among the rows that find records by their hash.

@@ -32,14 +32,14 @@ func (s *Store) LoadMany(oids []zodb.Oid, at zodb.Tid, each func(i int, rev Revi
 }
 
 // LoadRevisions reads the named revisions, several at a time and in the order of the rows. It calls each once for every index, from
-// any of its goroutines: ErrNotFound if there is none; a deletion has no data and no error.
-func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision, err error)) {
+// any of its goroutines: ErrNotFound if there is none; a deletion has no data and no error. With repeats it tells what State.Repeats does.
+func (s *Store) LoadRevisions(keys []RevisionKey, repeats bool, each func(i int, rev Revision, older zodb.Tid, err error)) {
 	borders := make([]border, len(keys))
 	for i := range keys {
 		var err error
 		if borders[i], err = s.begin(keys[i].Oid); err != nil {
 			for i := range keys {
-				each(i, Revision{}, err)
+				each(i, Revision{}, 0, err)
 			}
 			return
 		}
@@ -57,14 +57,21 @@ func (s *Store) LoadRevisions(keys []RevisionKey, each func(i int, rev Revision,
 			r, err := s.readers.get()
 			if err != nil {
 				for _, i := range part {
-					each(i, Revision{}, err)
+					each(i, Revision{}, 0, err)
 				}
 				return
 			}
 			defer s.readers.put(r)
 			for _, i := range part {
 				rev, err := r.serialFrom(borders[i], keys[i].Oid, keys[i].Tid)
-				each(i, rev, err)
+				var older zodb.Tid
+				if repeats && err == nil && rev.Kind == zodb.WriteData && rev.Tid > borders[i].horizon { // else nothing older is left
+					var alone bool
+					if alone, err = r.oldest(rev.Oid); !alone && err == nil {
+						older, err = s.Repeats(rev.Oid, rev.Tid)
+					}
+				}
+				each(i, rev, older, err)
 			}
 		})
 	}

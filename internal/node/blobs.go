@@ -98,7 +98,7 @@ func (n *Node) StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path 
 }
 
 // BlobFile is Operations.BlobFile.
-func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, error) {
+func (n *Node) BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid, whole bool) (string, error) {
 	if err := n.enter(); err != nil {
 		return "", err
 	}
@@ -120,6 +120,9 @@ func (n *Node) BlobFile(_ context.Context, oid zodb.Oid, tid zodb.Tid) (string, 
 		return "", err
 	}
 	path, err := n.blobs.Look(oid, tid, rev.Blob)
+	if err == nil && whole {
+		err = n.blobs.Check(ctx, oid, tid, rev.Blob)
+	}
 	if err != nil && hidden { // the sweep removes files before their rows
 		err = &PackedAway{Oid: oid, At: tid, Horizon: n.store.Stats().Horizon}
 	}

@@ -33,7 +33,7 @@ func stage(t testing.TB, n *node.Node, x *zodb.Txn, oid zodb.Oid, content string
 
 func readBlob(t testing.TB, n *node.Node, oid zodb.Oid, tid zodb.Tid) string {
 	t.Helper()
-	name, err := n.BlobFile(ctx, oid, tid)
+	name, err := n.BlobFile(ctx, oid, tid, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestABlobIsThereWhenItsTransactionIs(t *testing.T) {
 			t.Error(got)
 		}
 		for oid, tid := range map[zodb.Oid]zodb.Tid{1: third, 2: third, 3: first} {
-			if _, err := n.BlobFile(ctx, oid, tid); !errors.Is(err, index.ErrNotFound) {
+			if _, err := n.BlobFile(ctx, oid, tid, false); !errors.Is(err, index.ErrNotFound) {
 				t.Error(oid, tid, err)
 			}
 		}
@@ -248,11 +248,11 @@ func TestVerifyNamesMissingAndChangedBlobsAndOrphans(t *testing.T) {
 	}
 	missing, changed := storeBlob(t, n, 1, 0, "missing"), storeBlob(t, n, 2, 0, "changed")
 	whole := storeBlob(t, n, 3, 0, "whole")
-	name, err := n.BlobFile(ctx, 2, changed)
+	name, err := n.BlobFile(ctx, 2, changed, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone, err := n.BlobFile(ctx, 1, missing)
+	gone, err := n.BlobFile(ctx, 1, missing, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestVerifyNamesMissingAndChangedBlobsAndOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c *index.Corrupt
-	if _, err := n.BlobFile(ctx, 1, missing); !errors.As(err, &c) || c.Oid != 1 || c.Tid != missing {
+	if _, err := n.BlobFile(ctx, 1, missing, false); !errors.As(err, &c) || c.Oid != 1 || c.Tid != missing {
 		t.Error(err)
 	}
 	if got := readBlob(t, n, 3, whole); got != "whole" {

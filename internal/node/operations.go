@@ -26,8 +26,9 @@ type Operations interface {
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
 	// LoadRevisions returns the named revisions, or, if their data exceeds limit bytes, the first of them, at least one. A deletion has
-	// no data; Kind is 0 where there is no such revision. Nothing of it is cached: it serves reading a whole database.
-	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error)
+	// no data; Kind is 0 where there is no such revision. With repeats it returns what Repeats does for each, too. Nothing of it is cached:
+	// it serves reading a whole database.
+	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) ([]index.Revision, []zodb.Tid, error)
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
@@ -57,8 +58,9 @@ type Operations interface {
 	// removes it. Files are found by the transaction's ID.
 	StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error
 	// BlobFile returns the name of the file of a blob's revision: index.ErrNotFound if the revision has none, *index.Corrupt if it should
-	// have one and it is missing, or of another length. It stays there until a pack removes the revision.
-	BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (string, error)
+	// have one and it is missing, or of another length; with whole, after reading it to its end, if any byte is another one. It stays there
+	// until a pack removes the revision.
+	BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid, whole bool) (string, error)
 	// Vote stages the transaction and reserves its objects. stale lists the written objects that are no longer at their
 	// base, with their committed serial and data, and the base's data, all of them reserved too: the caller resolves
 	// them and votes again with the same ID, or aborts. A stale read is a *replica.StaleRead error. Blocks at most vote-wait.

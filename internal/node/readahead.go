@@ -27,6 +27,8 @@ const (
 	// is how much it takes to find out what loads are like. A catalog's request has fewer than that.
 	scatterCost   = 4
 	mostScattered = 128 * scatterCost
+	// mostStreamed is how many records are read past the cache before everything stops being read ahead.
+	mostStreamed = 2000
 )
 
 // readahead fills the record cache in a goroutine of its own: while an application unpickles one object, another core reads and
@@ -39,6 +41,7 @@ type readahead struct {
 
 	warming   atomic.Bool               // everything is being read
 	scattered atomic.Int64              // scatterCost for each load that fetched a table block, less the records read ahead and used; within mostScattered
+	streamed  atomic.Int64              // records that were read past the cache
 	asks      chan zodb.Oid             // a group's first oid
 	taken     [aheadTaken]atomic.Uint64 // 1 + the number of a group that was asked for, or that somebody reads or has read
 	stop      chan struct{}
@@ -179,12 +182,15 @@ func (a *readahead) take(group uint64) bool {
 // leave undoes take.
 func (a *readahead) leave(group uint64) { a.taken[group%aheadTaken].CompareAndSwap(group+1, 0) }
 
-// warm reads everything in the order of oids, but for what loads have read. False: it was stopped.
+// passed is told of records that were read past the cache: by a copy of the whole database, which has use for the core, not for the cache.
+func (a *readahead) passed(records int) { a.streamed.Add(int64(records)) }
+
+// warm reads everything in the order of oids, but for what loads have read, and gives up for a copy. False: it was stopped.
 func (a *readahead) warm() bool {
 	defer a.state.ReadOnce()()
 	a.cache.expect(a.state.Stats().Objects)
 	own := ^uint64(0) // the group that it is in
-	for next, more := zodb.Oid(0), true; more; {
+	for next, more := zodb.Oid(0), true; more && a.streamed.Load() < mostStreamed; {
 		if a.stopped() {
 			return false
 		}

@@ -204,15 +204,16 @@ func (n *Node) LoadSerial(_ context.Context, oid zodb.Oid, tid zodb.Tid) (index.
 }
 
 // LoadRevisions is Operations.LoadRevisions.
-func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) ([]index.Revision, error) {
+func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) ([]index.Revision, []zodb.Tid, error) {
 	if err := n.enter(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer n.calls.RUnlock()
+	n.ahead.passed(len(keys))
 	for {
-		revs, over, err := n.loadRevisions(ctx, keys, limit)
+		revs, older, over, err := n.loadRevisions(ctx, keys, limit, repeats)
 		if err != nil || !over {
-			return revs, err
+			return revs, older, err
 		}
 		// More than the limit was met before all were read: what a smaller number of them has is known then.
 		keys = keys[:max(1, len(keys)/8)]
@@ -222,10 +223,13 @@ func (n *Node) LoadRevisions(ctx context.Context, keys []index.RevisionKey, limi
 	}
 }
 
-func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limit int) (revs []index.Revision, over bool, _ error) {
+func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) (revs []index.Revision, older []zodb.Tid, over bool, _ error) {
 	var size atomic.Int64
 	revs, errs := make([]index.Revision, len(keys)), make([]error, len(keys))
-	n.store.LoadRevisions(keys, func(i int, rev index.Revision, err error) {
+	if repeats {
+		older = make([]zodb.Tid, len(keys))
+	}
+	n.store.LoadRevisions(keys, repeats, func(i int, rev index.Revision, repeated zodb.Tid, err error) {
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -236,16 +240,19 @@ func (n *Node) loadRevisions(ctx context.Context, keys []index.RevisionKey, limi
 			rev.Data = nil // not to be returned: only counted
 		}
 		revs[i], errs[i] = rev, err
+		if repeats {
+			older[i] = repeated
+		}
 	})
 	if size.Load() > int64(limit) {
-		return nil, true, nil
+		return nil, nil, true, nil
 	}
 	for i, err := range errs {
 		if err != nil {
-			return nil, false, fmt.Errorf("load oid %s at tid %s: %w", keys[i].Oid, keys[i].Tid, err)
+			return nil, nil, false, fmt.Errorf("load oid %s at tid %s: %w", keys[i].Oid, keys[i].Tid, err)
 		}
 	}
-	return revs, false, nil
+	return revs, older, false, nil
 }
 
 // History is Operations.History.

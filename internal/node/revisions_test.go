@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,14 +14,22 @@ func TestRevisionsAreReadInAnyOrderAndMissingOnesAreTold(t *testing.T) {
 	n := open(t, t.TempDir())
 	first := commit(t, n, write(1, 0, "one"), write(2, 0, "two"))
 	second := commit(t, n, write(1, first, "one again"))
-	keys := []index.RevisionKey{{Oid: 1, Tid: second}, {Oid: 2, Tid: first}, {Oid: 2, Tid: second}, {Oid: 1, Tid: first}, {Oid: 9, Tid: first}}
-	revs, err := n.LoadRevisions(ctx, keys, 1<<20)
-	if err != nil || len(revs) != len(keys) {
-		t.Fatal(len(revs), err)
+	third := commit(t, n, write(1, second, "one"))
+	keys := []index.RevisionKey{
+		{Oid: 1, Tid: second}, {Oid: 2, Tid: first}, {Oid: 2, Tid: second}, {Oid: 1, Tid: first}, {Oid: 9, Tid: first}, {Oid: 1, Tid: third},
 	}
-	for i, want := range []string{"one again", "two", "", "one", ""} {
-		if got := revs[i]; string(got.Data) != want || (want == "") != (got.Kind == 0) {
-			t.Errorf("%v: %+v, want %q", keys[i], got, want)
+	for _, repeats := range []bool{false, true} {
+		revs, older, err := n.LoadRevisions(ctx, keys, 1<<20, repeats)
+		if err != nil || len(revs) != len(keys) {
+			t.Fatal(len(revs), err)
+		}
+		for i, want := range []string{"one again", "two", "", "one", "", "one"} {
+			if got := revs[i]; string(got.Data) != want || (want == "") != (got.Kind == 0) {
+				t.Errorf("%v: %+v, want %q", keys[i], got, want)
+			}
+		}
+		if repeats != slices.Equal(older, []zodb.Tid{0, 0, 0, 0, 0, first}) {
+			t.Error(repeats, older)
 		}
 	}
 }
@@ -37,7 +46,7 @@ func TestRevisionsOverTheLimitComeAsAPrefix(t *testing.T) {
 		keys[i] = index.RevisionKey{Oid: writes[i].Oid, Tid: tid}
 	}
 	for _, c := range []struct{ limit, least, most int }{{1 << 20, 100, 100}, {100_000, 100, 100}, {99_999, 12, 99}, {2500, 1, 2}, {10, 1, 1}, {0, 1, 1}} {
-		revs, err := n.LoadRevisions(ctx, keys, c.limit)
+		revs, _, err := n.LoadRevisions(ctx, keys, c.limit, false)
 		if err != nil || len(revs) < c.least || len(revs) > c.most {
 			t.Fatalf("limit %d: %d revisions, %v", c.limit, len(revs), err)
 		}
@@ -47,11 +56,11 @@ func TestRevisionsOverTheLimitComeAsAPrefix(t *testing.T) {
 			}
 		}
 	}
-	if _, err := n.LoadRevisions(ctx, nil, 0); err != nil {
+	if _, _, err := n.LoadRevisions(ctx, nil, 0, false); err != nil {
 		t.Error(err)
 	}
 	_ = n.Close()
-	if _, err := n.LoadRevisions(ctx, keys, 0); !errors.Is(err, index.ErrClosed) {
+	if _, _, err := n.LoadRevisions(ctx, keys, 0, false); !errors.Is(err, index.ErrClosed) {
 		t.Error(err)
 	}
 }

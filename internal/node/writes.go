@@ -122,6 +122,10 @@ func (n *Node) enterFinish(id zodb.TxnID, hold bool) error {
 	if err := n.enterWrite(); err != nil {
 		return err
 	}
+	if err := n.blobs.Unchanged(id); err != nil {
+		n.calls.RUnlock()
+		return err
+	}
 	if hold {
 		n.mu.Lock()
 		n.mu.holds[id] = true

@@ -22,9 +22,11 @@ class Node:
     def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
-    def load_revisions(self, keys: bytes, limit: int) -> list[bytes | bool | None]:
+    def load_revisions(
+        self, keys: bytes, limit: int, repeats: bool
+    ) -> tuple[list[bytes | bool | None], list[bytes | None]]:
         """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
-        least one, if all of them are more than limit bytes."""
+        least one, if all of them are more than limit bytes. With repeats what repeats() says of each of these, too."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(
@@ -88,8 +90,8 @@ class Node:
         """Give a pack up; nothing if it has ended."""
     def stage_blob(self, txn_id: bytes, oid: bytes, path: str, keep: bool) -> None:
         """Take the file over for a transaction's write of oid; keep: link or copy it. abort() removes it."""
-    def blob_file(self, oid: bytes, tid: bytes) -> str:
-        """The name of a blob's committed file."""
+    def blob_file(self, oid: bytes, tid: bytes, whole: bool) -> str:
+        """The name of a blob's committed file; whole: it is read to its end and compared with its CID."""
     def close(self) -> None: ...
 
 @final

@@ -71,12 +71,16 @@ class Blobs(Reader):
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """The name of the committed file; nobody may write to it. POSKeyError: the revision has none."""
         try:
-            return self._peer.node.blob_file(oid, serial)
+            return self._peer.node.blob_file(oid, serial, False)
         except Closed:  # the files outlive the storage, and ZODB's TmpStore asks for them then
             filename: str = self.fshelper.getBlobFilename(oid, serial)
             if not os.path.exists(filename):
                 raise
             return filename
+
+    def verify_blob(self, oid: bytes, serial: bytes) -> str:
+        """loadBlob, after reading the file to its end: Corrupt if any byte is not what was committed."""
+        return self._peer.node.blob_file(oid, serial, True)
 
     def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> BinaryIO:
         filename = self.loadBlob(oid, serial)

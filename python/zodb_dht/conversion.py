@@ -190,9 +190,14 @@ def restore(
         progress("copy", tid)
 
 
-def blob_file(storage: Any, oid: bytes, tid: bytes) -> str | None:
-    """The file of a blob's revision; None if it was lost, or never there. OptionError: storage keeps no blobs."""
+def blob_file(storage: Any, oid: bytes, tid: bytes, *, whole: bool = False) -> str | None:
+    """The file of a blob's revision; None if it was lost, or never there. OptionError: storage keeps no blobs.
+
+    whole: a storage that knows a hash of the file reads it to its end first; Corrupt.
+    """
     load_blob = getattr(storage, "loadBlob", None)
+    if whole:
+        load_blob = getattr(storage, "verify_blob", load_blob)
     try:
         if load_blob is not None:
             return str(load_blob(oid, tid))
@@ -240,6 +245,8 @@ def missing_file(oid: bytes, tid: bytes, report: Report) -> None:
 
 def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, str]:
     """Compare destination's transactions, their metadata and all bytes of records and blobs, with source's; Mismatch.
+
+    A peer's blobs are compared with their CIDs, too: Corrupt.
 
     Returns what was compared and a sha-256 over it: equal for equal histories, whatever storages hold them. What source
     has committed since the copy is not looked at.
@@ -291,8 +298,8 @@ def _compare(
     for oid, data in sorted(have.items()):
         content = b""
         if data is not None and is_blob_record(data):
-            content = _hash_of(blob_file(destination, oid, tid))
-            if content != _hash_of(blob_file(source, oid, original.tid)):
+            content = _hash_of(blob_file(destination, oid, tid, whole=True))
+            if content != _hash_of(blob_file(source, oid, original.tid, whole=True)):
                 raise Mismatch(
                     f"transaction 0x{tid.hex()}: the blob {oid_repr(oid)} has another file", oid=oid, tid=tid
                 )

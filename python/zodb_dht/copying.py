@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ZODB.blob import is_blob_record
-from ZODB.utils import readable_tid_repr
+from ZODB.utils import oid_repr, readable_tid_repr
 
 from .conversion import Complaints, Progress, Report, blob_file, missing_file
 from .errors import DHTError, Unreadable, Usage
@@ -38,11 +38,14 @@ def copy_transactions(
     """
     waiting: _Copy | None = None  # the core reads its blobs while the next one's are fetched
     copying: _Copy | None = None
+    complaints = Complaints()
+    last = peer.node.last_tid()
     try:
-        with Complaints() as complaints:
+        with complaints:
             for tid, transaction in transactions:
                 complaints.check(f"before transaction 0x{tid.hex()}")
-                copying = _Copy(tid, transaction, peer, complaints)
+                copying = _Copy(last, tid, transaction, peer, complaints)
+                last = tid
                 copying.stage(source, report)
                 ready, waiting = waiting, None
                 if ready is not None:
@@ -52,7 +55,7 @@ def copy_transactions(
             if ready is not None:
                 ready.restore(report, progress)
             complaints.check(f"after transaction 0x{report.last.hex()}")
-    except BaseException:
+    except BaseException as e:
         try:
             if copying is not None:
                 copying.abort()
@@ -61,6 +64,8 @@ def copy_transactions(
             peer.node.drain()  # so that the error finds a storage at rest
         except Exception:
             log.debug("drain after a failed copy", exc_info=True)
+        if isinstance(e, Unreadable) and complaints.heard:  # where in its file
+            raise Unreadable(f"{e}: {complaints.heard[0]}", tid=e.tid) from e
         raise
     peer.node.drain()
 
@@ -68,19 +73,31 @@ def copy_transactions(
 class _Copy:
     """One transaction on its way to the core, which queues it."""
 
-    def __init__(self, tid: bytes, transaction: Any, peer: Peer, complaints: Complaints) -> None:
+    def __init__(self, last: bytes, tid: bytes, transaction: Any, peer: Peer, complaints: Complaints) -> None:
+        """last: the tid before it. Unreadable."""
         self._tid = tid
         self._peer = peer
         self._id = os.urandom(16)
         self._transaction = transaction
         self._where = f"transaction 0x{tid.hex()}"
+        self._writes: dict[bytes, bytes | None] = {}
+        own, count = transaction.tid, 1
         try:
-            self._writes: dict[bytes, bytes | None] = {record.oid: record.data for record in transaction}
+            for record in transaction:
+                # One below is that of a transaction whose tid was mended by a copy, after a clock had been set back.
+                if record.tid != own and record.tid > last:
+                    raise Unreadable(
+                        f"transaction 0x{own.hex()}, record {count}, oid {oid_repr(record.oid)}: the record says that"
+                        f" it is of transaction 0x{record.tid.hex()}: the source is damaged",
+                        tid=own,
+                    )
+                self._writes[record.oid] = record.data
+                count += 1
         except DHTError:
             raise
         except Exception as e:
-            raise Unreadable(f"{self._where}: {e or type(e).__name__}", tid=tid) from e
-        complaints.check(self._where)
+            raise Unreadable(f"{self._where}, record {count}: {e or type(e).__name__}", tid=tid) from e
+        complaints.check(f"{self._where}, record {count}")
         self._staged = False
         self._blobs = 0
 

@@ -23,6 +23,7 @@ from ZODB.POSException import (
 
 __all__ = [
     "CODES",
+    "BlobChanged",
     "Broken",
     "Busy",
     "Closed",
@@ -176,6 +177,10 @@ class WrongType(Usage, TypeError):
     """A value of the wrong type, such as record data that is not bytes."""
 
 
+class BlobChanged(Usage):
+    """A blob's file was written to after storeBlob, which it belongs to the storage from. Nothing was committed."""
+
+
 class TooLarge(DHTError, TransactionTooLargeError):  # type: ignore[misc]
     """An object or a transaction over the limit."""
 
@@ -227,6 +232,7 @@ CODES: dict[str, Any] = {
     "usage": Usage,
     "too_large": TooLarge,
     "too_old": TooOld,
+    "blob_changed": BlobChanged,
     "regressed": Regressed,
     "interrupted": Unavailable,
     "failed": Failed,

@@ -6,7 +6,6 @@ used the next one is read by a thread of the iterator's own, which ends with the
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -14,7 +13,6 @@ from functools import cached_property
 import zope.interface
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 from ZODB.interfaces import IStorageRecordInformation, IStorageTransactionInformation
-from ZODB.POSException import POSError
 
 from .native import Header, Node
 from .peer import p64, u64
@@ -31,7 +29,7 @@ Data = bytes | bool | None
 class Repeats:
     """Which older revisions the records of one transaction repeat, asked for all of them once one is asked for.
 
-    Whoever asks once will ask for each: what follows is found with the next piece.
+    Whoever asks once will ask for each: what follows is read with the next piece.
     """
 
     def __init__(self, pieces: Pieces, oids: list[bytes], tid: bytes) -> None:
@@ -48,9 +46,16 @@ class Repeats:
 
 @zope.interface.implementer(IStorageRecordInformation)
 class Record(DataRecord):  # type: ignore[misc]
-    """One revision of one object; data is None for a deletion."""
+    """One revision of one object; data is None for a deletion.
 
-    def __init__(self, oid: bytes, tid: bytes, data: bytes | None, repeats: Repeats) -> None:
+    data_txn is the older revision whose data an undo copied.
+    """
+
+
+class LateRecord(Record):
+    """Its data_txn is looked for once it is asked for."""
+
+    def __init__(self, oid: bytes, tid: bytes, data: Data, repeats: Repeats) -> None:
         self.oid = oid
         self.tid = tid
         self.data = data
@@ -58,7 +63,7 @@ class Record(DataRecord):  # type: ignore[misc]
 
     @cached_property
     def data_txn(self) -> bytes | None:
-        """The older revision whose data an undo copied. Few readers ask, and only they pay for it."""
+        """Few readers ask, and only they pay for it."""
         return self._repeats.tids[self.oid]
 
 
@@ -73,62 +78,63 @@ class Transaction(TransactionRecord):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Record]:
         tid = self.tid
-        repeats = self._piece.repeats(self._index)
-        for oid, data in self._piece.records(self._index):
-            if not isinstance(data, bool):  # else packed away since the iteration began
-                yield Record(oid, tid, data, repeats)
+        records, found = self._piece.records(self._index), self._piece.repeats(self._index)
+        # What is a bool was packed away since the iteration began.
+        if found is None:
+            repeats = Repeats(self._piece.pieces, self._piece.headers[self._index][-1], tid)
+            for oid, data in records:
+                if data.__class__ is not bool:
+                    yield LateRecord(oid, tid, data, repeats)
+        else:
+            for (oid, data), older in zip(records, found, strict=True):
+                if data.__class__ is not bool:
+                    yield Record(oid, tid, data, older)
 
 
 class Piece:
     """Consecutive transactions, and such of their records as were read and not used yet. One thread at a time."""
 
     def __init__(self, pieces: Pieces, headers: list[Header]) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
         self.node = pieces.node
         self.headers = headers
         self._found: dict[int, list[Data]] = {}  # by index
-        self._repeats: dict[int, Repeats] = {}  # by index, those that were found with the piece
+        self._repeats: dict[int, list[bytes | None]] = {}  # by index, those that were found with the piece
 
     def read(self, index: int = 0) -> None:
         """Read records of the transaction and of those behind it."""
         headers = self.headers[index:]
         keys = b"".join([_keys(header[0], header[-1][:RECORDS_AT_ONCE]) for header in headers])
-        data = self.node.load_revisions(keys, BYTES_AT_ONCE) if keys else []
-        self._found, start = {}, 0
-        for behind, header in enumerate(headers, index):
-            found = data[start : start + len(header[-1])]
-            if len(found) < len(header[-1]) and behind > index:
-                break
-            self._found[behind] = found
-            start += len(header[-1])
-
-    def find_repeats(self) -> None:
-        """Find at once what the records of all transactions repeat."""
-        keys = b"".join([_keys(header[0], header[-1]) for header in self.headers])
-        if len(keys) > 16 * RECORDS_AT_ONCE:
+        self._found, self._repeats = {}, {}
+        if not keys:
+            self._found = {behind: [] for behind in range(index, len(self.headers))}
             return
-        found, start = self.node.repeats(keys), 0
-        for index, (tid, *_, oids) in enumerate(self.headers):
-            known = self._repeats[index] = Repeats(self._pieces, oids, tid)
-            known.tids = dict(zip(oids, found[start : start + len(oids)], strict=True))
-            start += len(oids)
+        data, older = self.node.load_revisions(keys, BYTES_AT_ONCE, self.pieces.repeats)
+        start = 0
+        for behind, header in enumerate(headers, index):
+            end = start + len(header[-1])
+            if end > len(data) and behind > index:
+                break
+            self._found[behind] = data[start:end]
+            if end <= len(older):
+                self._repeats[behind] = older[start:end]
+            start = end
 
-    def repeats(self, index: int) -> Repeats:
-        """Of a transaction."""
-        known = self._repeats.pop(index, None)
-        return Repeats(self._pieces, self.headers[index][-1], self.headers[index][0]) if known is None else known
+    def repeats(self, index: int) -> list[bytes | None] | None:
+        """What the records of a transaction repeat, if it was read with them and not asked for yet."""
+        return self._repeats.pop(index, None)
 
     def records(self, index: int) -> Iterator[tuple[bytes, Data]]:
         """(oid, data) of a transaction's records."""
         if index not in self._found:
             self.read(index)
-        self._pieces.read_ahead(self)
+        self.pieces.read_ahead(self)
         tid, *_, oids = self.headers[index]
         found = self._found.pop(index)
         yield from zip(oids, found, strict=False)
         while len(found) < len(oids):  # a large transaction
             oids = oids[len(found) :]
-            found = self.node.load_revisions(_keys(tid, oids[:RECORDS_AT_ONCE]), BYTES_AT_ONCE)
+            found, _ = self.node.load_revisions(_keys(tid, oids[:RECORDS_AT_ONCE]), BYTES_AT_ONCE, False)
             yield from zip(oids, found, strict=False)
 
 
@@ -169,9 +175,6 @@ class Pieces:
     def _take_and_read(self) -> Piece:
         piece = self._take()
         piece.read()
-        if self.repeats:
-            with contextlib.suppress(POSError):  # who asks is told
-                piece.find_repeats()
         return piece
 
     def _take(self) -> Piece:

@@ -97,12 +97,30 @@ class SharedStorage(DHTStorage):
         if wrapper is None:
             return
         try:
-            wrapper.invalidate(tid, oids)
+            _hand_on(wrapper, tid, oids)
         except Exception:
-            # HexStorage hands on more than MVCCAdapter takes, and a wrapper that has none around it yet has nobody to
-            # tell. Whoever committed is not to blame, and nobody may go on with what is out of date.
+            # A wrapper that has none around it yet has nobody to tell. Whoever committed is not to blame, and nobody
+            # may go on with what is out of date.
             log.warning("%r did not take an invalidation: it forgets everything", wrapper, exc_info=True)
             try:
                 wrapper.invalidateCache()
             except Exception:
                 log.exception("%r can't forget either", wrapper)
+
+
+def _hand_on(wrapper: Any, tid: bytes, oids: list[bytes]) -> None:
+    """Tell wrapper, or past it whoever is around it: HexStorage hands on a version, which MVCCAdapter does not take.
+
+    Not by invalidateCache: that tells MVCCAdapter no tid, and a connection that polls at this moment forgets everything
+    at the tid before, and hears no more of this one.
+    """
+    while True:
+        try:
+            wrapper.invalidate(tid, oids)
+        except TypeError:
+            around = getattr(wrapper, "__dict__", {}).get("db")
+            if around is None:
+                raise
+            wrapper = around
+        else:
+            return

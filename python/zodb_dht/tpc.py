@@ -150,7 +150,7 @@ class Begun(Phase):
         if before is None:
             return
         try:
-            filename = self.peer.node.blob_file(oid, before[1])
+            filename = self.peer.node.blob_file(oid, before[1], True)  # wrong bytes must not get a CID that fits them
         except POSKeyError:  # it was never written to
             return
         self.blobs = True

@@ -1,4 +1,4 @@
-"""Copies by copyTransactionsFrom: the measured ones of a catalog, and those that make the databases of the others."""
+"""Copies by copyTransactionsFrom: the measured ones, and those that make the databases of the others."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import storages
 Results = Iterator[tuple[str, float]]
 
 
-def fill(spec: storages.Spec, objects: int) -> Results:
+def fill(spec: storages.Spec, objects: int, per_transaction: int = items.PER_TRANSACTION) -> Results:
     """A database of `objects` items, and the pages that it is made of in the page cache."""
     with storages.opened(spec) as storage:
-        storage.copyTransactionsFrom(items.ItemSource(objects))
+        storage.copyTransactionsFrom(items.ItemSource(objects, per_transaction))
         yield "#objects", objects
 
 
@@ -26,8 +26,8 @@ def _source(path: str) -> Any:
     return FileStorage(os.path.join(path, "Data.fs"), read_only=True)
 
 
-def import_catalog(spec: storages.Spec, source: str) -> Results:
-    """The catalog's FileStorage into an empty storage; the second figure includes closing, as a one-off copy does."""
+def import_all(spec: storages.Spec, source: str, prefix: str = "import") -> Results:
+    """A FileStorage into an empty storage; the second figure includes closing, as a one-off copy does."""
     other = _source(source)
     with open(os.path.join(source, "Data.fs"), "rb") as f:  # in the page cache, whoever comes first
         while f.read(1 << 24):
@@ -39,21 +39,25 @@ def import_catalog(spec: storages.Spec, source: str) -> Results:
     storage.close()
     closed = time.perf_counter()
     other.close()
-    yield "import", copied - start
-    yield "import-closed", closed - start
+    yield prefix, copied - start
+    yield f"{prefix}-closed", closed - start
 
 
-def export_catalog(spec: storages.Spec, target: str) -> Results:
-    """A storage that has the catalog into a new FileStorage; of FileStorage itself, the figure to compare with."""
+def export_all(spec: storages.Spec, target: str, prefix: str) -> Results:
+    """A storage into a new FileStorage; the second figure includes closing both."""
     from ZODB.FileStorage import FileStorage
 
     os.makedirs(target)
-    with storages.opened(spec) as storage:
-        other = FileStorage(os.path.join(target, "Data.fs"))
-        start = time.perf_counter()
-        other.copyTransactionsFrom(storage)
-        yield "export", time.perf_counter() - start
-        other.close()
+    storage = storages.open_storage(spec)
+    other = FileStorage(os.path.join(target, "Data.fs"))
+    start = time.perf_counter()
+    other.copyTransactionsFrom(storage)
+    copied = time.perf_counter()
+    other.close()
+    storage.close()
+    closed = time.perf_counter()
+    yield prefix, copied - start
+    yield f"{prefix}-closed", closed - start
 
 
 def count(spec: storages.Spec, source: str) -> Results:

@@ -87,12 +87,12 @@ class SourceTransaction:
 class Transactions:
     """An iterator that knows its length, which RelStorage asks for."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self._count = count
+    def __init__(self, count: int, seed: int, per_transaction: int) -> None:
+        self._count, self._per_transaction = count, per_transaction
         self._made = self._make(random.Random(seed))
 
     def __len__(self) -> int:
-        return 1 + -(-self._count // PER_TRANSACTION)
+        return 1 + -(-self._count // self._per_transaction)
 
     def __iter__(self) -> Iterator[SourceTransaction]:
         return self._made
@@ -106,10 +106,10 @@ class Transactions:
     def _make(self, draw: random.Random) -> Any:
         tid = TimeStamp(2024, 1, 1, 0, 0, 0.0)
         yield SourceTransaction(tid.raw(), [SourceRecord(z64, tid.raw(), record(PersistentMapping, {"data": {}}))])
-        for start in range(0, self._count, PER_TRANSACTION):
+        for start in range(0, self._count, self._per_transaction):
             tid = tid.laterThan(tid)
             raw = tid.raw()
-            numbers = range(start, min(start + PER_TRANSACTION, self._count))
+            numbers = range(start, min(start + self._per_transaction, self._count))
             yield SourceTransaction(
                 raw,
                 [SourceRecord(oid_of(n), raw, record(Item, item_state(n, draw.randbytes(_BODY)))) for n in numbers],
@@ -119,11 +119,11 @@ class Transactions:
 class ItemSource:
     """A storage, as far as copyTransactionsFrom asks, that holds `count` items."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
-        self._count, self._seed = count, seed
+    def __init__(self, count: int, per_transaction: int = PER_TRANSACTION, seed: int = 1) -> None:
+        self._count, self._per_transaction, self._seed = count, per_transaction, seed
 
     def iterator(self, start: bytes | None = None, stop: bytes | None = None) -> Transactions:
-        return Transactions(self._count, self._seed)
+        return Transactions(self._count, self._seed, self._per_transaction)
 
     def __len__(self) -> int:
         return self._count

@@ -17,8 +17,8 @@ from typing import Any
 # of one is not counted in another.
 WORKLOADS = {
     "fill": ("copies", "fill"),
-    "import": ("copies", "import_catalog"),
-    "export": ("copies", "export_catalog"),
+    "import": ("copies", "import_all"),
+    "export": ("copies", "export_all"),
     "count": ("copies", "count"),
     "warm": ("loads", "warm"),
     "cold": ("loads", "cold"),

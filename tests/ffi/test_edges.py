@@ -20,9 +20,9 @@ view.advance(())
 one, two, t16 = b"\\0" * 7 + b"\\1", b"\\0" * 7 + b"\\2", b"t" * 16
 args = {
     "view": (), "load_before": (one, two), "load_serial": (one, two), "load_many": ([one], two), "history": (one, 1),
-    "load_revisions": (one + two, 1), "transactions_backwards": (one, two, 1),
+    "load_revisions": (one + two, 1, True), "transactions_backwards": (one, two, 1),
     "current": (one, 1), "repeats": (one + two,), "pack_begin": (one, True, True), "pack_step": (b"",), "pack_end": (),
-    "stage_blob": (t16, one, "x", False), "blob_file": (one, two),
+    "stage_blob": (t16, one, "x", False), "blob_file": (one, two, True),
     "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,),
     "vote": (t16, one, 0, b"", b"", b"", [], []),
     "finish": (t16, False), "publish": (one,), "abort": (t16,), "restore": (t16, one, " ", b"", b"", b"", []),
@@ -193,10 +193,10 @@ class Odd:
 b8, b16, t = b"\\0" * 7 + b"\\1", b"t" * 16, ()
 good = {
     (node, "view"): (b8,), (node, "load_before"): (b8, b8), (node, "load_serial"): (b8, b8),
-    (node, "load_many"): ([b8], b8), (node, "load_revisions"): (b8 + b8, 1), (node, "current"): (b8, 1),
+    (node, "load_many"): ([b8], b8), (node, "load_revisions"): (b8 + b8, 1, True), (node, "current"): (b8, 1),
     (node, "transactions_backwards"): (b8, b8, 1), (node, "repeats"): (b8 + b8,),
     (node, "pack_begin"): (b8, True, True), (node, "pack_step"): (b"",), (node, "pack_end"): (), (view, "unpin"): (),
-    (node, "stage_blob"): (b16, b8, "x", False), (node, "blob_file"): (b8, b8),
+    (node, "stage_blob"): (b16, b8, "x", False), (node, "blob_file"): (b8, b8, True),
     (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
     (node, "new_oids"): (1,), (node, "vote"): (b16, b8, 0, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
     (node, "finish"): (b16, False),

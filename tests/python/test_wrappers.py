@@ -94,6 +94,17 @@ def test_conflicts_are_resolved_through_a_transforming_wrapper(open_storage: Ope
     db.close()
 
 
+def test_hexstorage_hands_on_which_objects_a_foreign_commit_changed(open_storage: Opener) -> None:
+    """Not that everything may have: a connection that polls at that moment would lose it."""
+    storage = open_storage(shared=True)
+    view = MVCCAdapter(HexStorage(storage)).new_instance()
+    view.poll_invalidations()
+    other = HexStorage(storage.new_client())
+    oid = other.new_oid()
+    commit(other, (oid, z64, b"data"))
+    assert view.poll_invalidations() == [oid]
+
+
 def test_foreign_commits_reach_connections_through_hexstorage(open_storage: Opener) -> None:
     storage = open_storage(shared=True)
     other = HexStorage(storage.new_client())

@@ -143,6 +143,42 @@ func TestACloseGivesCompactionsUp(t *testing.T) {
 	}
 }
 
+// A compaction that is given up while it waits for its turn: Pebble would panic when that comes.
+func TestACompactionMayBeGivenUpBeforeItBegins(t *testing.T) {
+	mem := vfs.NewMem()
+	open := func(rest bool) *index.Store {
+		s, err := index.Open(index.Config{Dir: "db", FS: mem, Create: true, Resting: rest, Logger: slog.New(slog.DiscardHandler), Broken: func(err error) { t.Error(err) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open(false)
+	for i := range 3 {
+		data := bytes.Repeat([]byte{byte(i)}, 1000)
+		txn := &zodb.Txn{ID: zodb.TxnID{1, byte(i)}, Tid: zodb.Tid(10 + i), Status: ' '}
+		txn.Writes = append(txn.Writes, zodb.Write{Oid: zodb.Oid(i), Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)})
+		if _, err := s.Apply(s.Stats().Applied+1, index.AppendCommit(nil, txn)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.DB().Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shut(t, s)
+	s = open(true)
+	given, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Compact(given); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	s.Settle()
+	if err := s.Compact(context.Background()); err != nil {
+		t.Error(err)
+	}
+	shut(t, s)
+}
+
 func tableBytes(t *testing.T, fs vfs.FS) (size uint64) {
 	t.Helper()
 	names, err := fs.List("db")

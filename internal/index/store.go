@@ -89,6 +89,12 @@ type Store struct {
 	sweeping sync.RWMutex
 	readers  readers
 	settling sync.WaitGroup // makes durable what an open after a crash did; takeDown waits
+
+	compacting struct {
+		wait sync.WaitGroup
+		run  context.Context //nolint:containedctx // ends when Pebble is closed: what waits in it then never has its turn
+		end  context.CancelFunc
+	}
 }
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
@@ -105,6 +111,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
+	s.compacting.run, s.compacting.end = context.WithCancel(context.Background())
 	s.compactions = newCompactions()
 	db, err := s.openPebble(cfg, s.compactions)
 	if err != nil {
@@ -355,11 +362,14 @@ func (s *Store) takeDown() error {
 			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
 			}
+			s.compacting.end()
+			s.compacting.wait.Wait()
 			return err
 		}
 	}
 	s.fence.closing.Store(true)      // the log's driver, which makes logs, has ended
 	defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
+	defer s.compacting.end()
 	_ = s.db.Close()
 	s.cache.Unref()
 	return nil

@@ -32,7 +32,6 @@ type logStore struct {
 	unsynced bool              // a write that answers will rely on is not durable yet
 	sizes    []int             // of the mirrored entries, oldest first
 	size     int               // their sum
-	rows     uint64            // the first entry whose row may be there. Invariant: not behind the mirror's first; before it where an open passed over some
 	key      []byte
 }
 
@@ -51,7 +50,7 @@ func openLog(db *pebble.DB, applied uint64) (*logStore, error) {
 	if l.id, l.conf, err = decodeConf(v); err != nil {
 		return nil, err
 	}
-	if err := l.readCut(applied); err != nil {
+	if err := l.readCut(); err != nil {
 		return nil, err
 	}
 	if err := l.readEntries(applied); err != nil {
@@ -93,7 +92,6 @@ func (l *logStore) found() error {
 	}
 	l.id = binary.BigEndian.Uint64(id[:])>>1 | 1 // neither 0 nor one of raft's local threads
 	l.conf = &raftpb.ConfState{Voters: []uint64{l.id}}
-	l.rows = 1
 	v, err := encodeConf(l.id, l.conf)
 	if err != nil {
 		return err
@@ -109,35 +107,14 @@ func (l *logStore) found() error {
 	return l.end(b)
 }
 
-// readCut finds where the mirror begins: behind what is cut off, or behind what is applied where nobody else could ask for it. Those rows
-// go with the next truncate.
-func (l *logStore) readCut(applied uint64) error {
+func (l *logStore) readCut() error {
 	v, err := readRow(l.db, cutKey)
-	if err != nil {
+	if v == nil || err != nil {
 		return err
 	}
-	var i, term uint64
-	if v != nil {
-		if i, term, err = decodeCut(v); err != nil {
-			return err
-		}
-	}
-	l.rows = i + 1
-	if l.alone() && applied > i {
-		key := entryKey(nil, applied)
-		if v, err = readRow(l.db, key); err != nil {
-			return err
-		}
-		if v != nil { // else readEntries tells
-			e, err := decodeEntry(key, v)
-			if err != nil {
-				return err
-			}
-			i, term = applied, e.GetTerm()
-		}
-	}
-	if i == 0 {
-		return nil
+	i, term, err := decodeCut(v)
+	if err != nil {
+		return err
 	}
 	return l.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 		ConfState: l.conf, Index: proto.Uint64(i), Term: proto.Uint64(term),
@@ -307,28 +284,27 @@ func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers boo
 // truncate cuts off applied entries beyond what is kept. Not synced: it stands in the write-ahead log behind the Apply that
 // it relies on.
 func (l *logStore) truncate(applied uint64) error {
-	first, _ := l.FirstIndex()
-	full := l.size > keepBytes || len(l.sizes) > keepEntries
-	if !full && l.rows == first {
+	if l.size <= keepBytes && len(l.sizes) <= keepEntries {
 		return nil
 	}
+	first, _ := l.FirstIndex()
 	cut, size, n := first, l.size, 0
 	// Down to half of what is kept, so that this is done now and then, not at each commit.
-	for full && cut <= applied && (size > keepBytes/2 || len(l.sizes)-n > keepEntries/2) {
+	for cut <= applied && (size > keepBytes/2 || len(l.sizes)-n > keepEntries/2) {
 		size -= l.sizes[n]
 		n++
 		cut++
 	}
-	if cut == l.rows {
+	if n == 0 {
 		return nil
 	}
 	term, err := l.Term(cut - 1)
 	if err != nil {
 		return err
 	}
-	b := l.db.NewBatchWithSize(64 + 24*int(cut-l.rows))
+	b := l.db.NewBatchWithSize(64 + 24*n)
 	defer b.Close()
-	for i := l.rows; i < cut; i++ { // single deletes: a range deletion in the memtable would slow every reader
+	for i := first; i < cut; i++ { // single deletes: a range deletion in the memtable would slow every reader
 		l.key = entryKey(l.key[:0], i)
 		if err := b.Delete(l.key, nil); err != nil {
 			return err
@@ -339,10 +315,6 @@ func (l *logStore) truncate(applied uint64) error {
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
-	}
-	l.rows = cut
-	if n == 0 {
-		return nil
 	}
 	l.sizes, l.size = append([]int(nil), l.sizes[n:]...), size
 	return l.Compact(cut - 1)

@@ -2,11 +2,9 @@ package replica_test
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
@@ -87,44 +85,4 @@ func TestALoneVoterAppliesItsLogWithoutAnElection(t *testing.T) {
 	if _, err := p.NewOids(context.Background(), 1); err != nil {
 		t.Error(err)
 	}
-}
-
-// An open passes over entries that are applied, and the rows of those go with the first commit: they do not pile up.
-func TestRowsThatALoneVoterPassesOverAreCutOff(t *testing.T) {
-	fs := vfs.NewMem()
-	p := open(t, fs, true)
-	var tid zodb.Tid
-	for range 3 {
-		for range 20 {
-			tid = p.commit(t, txn(write(1, tid, "a")))
-		}
-		was := p.Status()
-		p.close(t)
-		p = open(t, fs, false)
-		if st := p.Status(); st.FirstIndex != was.LastIndex+1 || st.LastIndex != was.LastIndex || st.Applied != was.LastIndex {
-			t.Errorf("%+v, before %+v", st, was)
-		}
-		tid = p.commit(t, txn(write(1, tid, "b")))
-		p.close(t)
-		s, err := index.Open(index.Config{Dir: "db", FS: fs, Logger: quiet})
-		if err != nil {
-			t.Fatal(err)
-		}
-		rows := 0
-		it, err := s.DB().NewIter(&pebble.IterOptions{LowerBound: []byte("le"), UpperBound: []byte("lf")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for ok := it.First(); ok; ok = it.Next() {
-			rows++
-		}
-		if err := errors.Join(it.Close(), s.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if rows > 4 { // an election's, and the commit's
-			t.Errorf("%d rows are left", rows)
-		}
-		p = open(t, fs, false)
-	}
-	p.close(t)
 }

@@ -90,11 +90,7 @@ type Store struct {
 	readers  readers
 	settling sync.WaitGroup // makes durable what an open after a crash did; takeDown waits
 
-	compacting struct {
-		wait sync.WaitGroup
-		run  context.Context //nolint:containedctx // ends when Pebble is closed: what waits in it then never has its turn
-		end  context.CancelFunc
-	}
+	compacting compacting
 }
 
 // Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
@@ -111,7 +107,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
-	s.compacting.run, s.compacting.end = context.WithCancel(context.Background())
+	s.compacting = newCompacting()
 	s.compactions = newCompactions()
 	db, err := s.openPebble(cfg, s.compactions)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
@@ -395,6 +396,18 @@ func (w *sweeper) finish(ctx context.Context) error {
 		w.progress(w.total, w.total)
 	}
 	return w.commit(b, &now)
+}
+
+// compacting is what calls of Compact share.
+type compacting struct {
+	wait *sync.WaitGroup
+	run  context.Context //nolint:containedctx // ends when Pebble is closed: what waits in it then never has its turn
+	end  context.CancelFunc
+}
+
+func newCompacting() compacting {
+	run, end := context.WithCancel(context.Background())
+	return compacting{new(sync.WaitGroup), run, end}
 }
 
 // Compact rewrites the tables that the sweeps left deletions in: else Pebble keeps their space until other writes push them out. It

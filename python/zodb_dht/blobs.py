@@ -87,4 +87,5 @@ class Blobs(Reader):
         try:
             return cast("BinaryIO", open(filename, "rb") if blob is None else BlobFile(filename, "r", blob))
         except FileNotFoundError:  # packed away at this moment
+            self.loadBlob(oid, serial)  # ReadConflictError for a snapshot from before the pack
             raise POSKeyError(oid) from None

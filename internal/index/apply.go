@@ -26,6 +26,9 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
 	}
 	s.dense.Store(p.copied)
+	// Before applies rises: a Head that remembers what it read has seen all this, even if the heads of a huge transaction push each other out.
+	s.gone.add(p.gone)
+	s.current.Store(&p.next)
 	s.headsMu.Lock()
 	s.applies++
 	for i := range p.writes {
@@ -38,8 +41,6 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 		s.outcomes.put(p.outcome.TxnID, pos)
 	}
 	s.headsMu.Unlock()
-	s.gone.add(p.gone)
-	s.current.Store(&p.next)
 	s.readers.outdate()
 	return p.outcome, nil
 }

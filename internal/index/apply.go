@@ -215,6 +215,26 @@ type applyReader struct {
 	s    *Store
 	iter *pebble.Iterator
 	key  []byte
+	read bool // the last head came from the rows
+	gone map[zodb.Oid]zodb.Tid
+}
+
+// begin notes what is gone before there is an iterator, which keeps seeing rows that a sweep deletes and forgets meanwhile.
+func (m *applyReader) begin(oids []zodb.Oid) error {
+	if m.s.gone.empty() {
+		return nil
+	}
+	m.gone = make(map[zodb.Oid]zodb.Tid)
+	for _, oid := range oids {
+		last, err := m.s.gone.last(oid)
+		if err != nil {
+			return err
+		}
+		if last != 0 {
+			m.gone[oid] = last
+		}
+	}
+	return nil
 }
 
 func (m *applyReader) close() error {
@@ -244,6 +264,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 		}
 		m.iter = it
 	}
+	m.read = true
 	m.key = recordKey(m.key[:0], oid, st.LastTid) // what is above is not applied
 	if !m.iter.SeekPrefixGE(m.key) {
 		return head{}, m.iter.Error()
@@ -259,7 +280,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	if len(v) < recordHeadLen {
 		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes", len(v))}
 	}
-	if last, err := m.s.gone.last(oid); err != nil || tid <= last {
+	if last, err := m.s.gone.last(oid); err != nil || tid <= max(last, m.gone[oid]) {
 		return head{}, err
 	}
 	return head{tid, zodb.WriteKind(v[0]) == zodb.WriteDelete}, nil

@@ -26,6 +26,9 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("apply entry %d: %w", pos, err)
 	}
 	s.dense.Store(p.copied)
+	// Before applies rises: a Head that remembers what it read has seen all this, even if the heads of a huge transaction push each other out.
+	s.gone.add(p.gone)
+	s.current.Store(&p.next)
 	s.headsMu.Lock()
 	s.applies++
 	for i := range p.writes {
@@ -38,8 +41,6 @@ func (s *Store) Apply(pos Position, raw []byte) (Outcome, error) {
 		s.outcomes.put(p.outcome.TxnID, pos)
 	}
 	s.headsMu.Unlock()
-	s.gone.add(p.gone)
-	s.current.Store(&p.next)
 	s.readers.outdate()
 	return p.outcome, nil
 }
@@ -214,6 +215,26 @@ type applyReader struct {
 	s    *Store
 	iter *pebble.Iterator
 	key  []byte
+	read bool // the last head came from the rows
+	gone map[zodb.Oid]zodb.Tid
+}
+
+// begin notes what is gone before there is an iterator, which keeps seeing rows that a sweep deletes and forgets meanwhile.
+func (m *applyReader) begin(oids []zodb.Oid) error {
+	if m.s.gone.empty() {
+		return nil
+	}
+	m.gone = make(map[zodb.Oid]zodb.Tid)
+	for _, oid := range oids {
+		last, err := m.s.gone.last(oid)
+		if err != nil {
+			return err
+		}
+		if last != 0 {
+			m.gone[oid] = last
+		}
+	}
+	return nil
 }
 
 func (m *applyReader) close() error {
@@ -243,6 +264,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 		}
 		m.iter = it
 	}
+	m.read = true
 	m.key = recordKey(m.key[:0], oid, st.LastTid) // what is above is not applied
 	if !m.iter.SeekPrefixGE(m.key) {
 		return head{}, m.iter.Error()
@@ -258,7 +280,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	if len(v) < recordHeadLen {
 		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes", len(v))}
 	}
-	if last, err := m.s.gone.last(oid); err != nil || tid <= last {
+	if last, err := m.s.gone.last(oid); err != nil || tid <= max(last, m.gone[oid]) {
 		return head{}, err
 	}
 	return head{tid, zodb.WriteKind(v[0]) == zodb.WriteDelete}, nil

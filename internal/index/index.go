@@ -137,6 +137,8 @@ type State interface {
 	LoadSerial(oid zodb.Oid, tid zodb.Tid) (Revision, error)
 	// Head returns the tid of the current revision, 0 if there is none or it is a deletion. It reads no data.
 	Head(oid zodb.Oid) (zodb.Tid, error)
+	// Heads is Head for many; rising oids are fastest. It calls each with every one's, in order.
+	Heads(oids []zodb.Oid, each func(i int, serial zodb.Tid)) error
 	// History returns up to n revisions, newest first, with their hashes and without data.
 	History(oid zodb.Oid, n int) ([]Revision, error)
 	// Transactions calls yield for each transaction with from <= tid <= to, oldest first, until it returns false. Up to the

@@ -227,6 +227,18 @@ func (m *Memory) Head(oid zodb.Oid) (zodb.Tid, error) {
 	return h.serial(), err
 }
 
+// Heads is State.Heads.
+func (m *Memory) Heads(oids []zodb.Oid, each func(i int, serial zodb.Tid)) error {
+	for i, oid := range oids {
+		serial, err := m.Head(oid)
+		if err != nil {
+			return err
+		}
+		each(i, serial)
+	}
+	return nil
+}
+
 // History is State.History.
 func (m *Memory) History(oid zodb.Oid, n int) ([]Revision, error) {
 	m.mu.RLock()

@@ -319,19 +319,36 @@ func (r *reading) serialFrom(b border, oid zodb.Oid, tid zodb.Tid) (Revision, er
 
 // Head is State.Head.
 func (s *Store) Head(oid zodb.Oid) (zodb.Tid, error) {
+	var serial zodb.Tid
+	err := s.Heads([]zodb.Oid{oid}, func(_ int, tid zodb.Tid) { serial = tid })
+	return serial, err
+}
+
+// Heads is State.Heads; all share an iterator.
+func (s *Store) Heads(oids []zodb.Oid, each func(i int, serial zodb.Tid)) error {
 	m := applyReader{s: s}
+	if err := m.begin(oids); err != nil {
+		return err
+	}
 	s.headsMu.Lock()
 	applies := s.applies
 	s.headsMu.Unlock()
-	h, err := m.head(oid)
-	if m.iter != nil && err == nil {
-		s.headsMu.Lock()
-		if applies == s.applies { // else an Apply may have made it old
-			s.heads.put(oid, h)
+	for i, oid := range oids {
+		m.read = false
+		h, err := m.head(oid)
+		if err != nil {
+			return errors.Join(err, m.close())
 		}
-		s.headsMu.Unlock()
+		if m.read {
+			s.headsMu.Lock()
+			if applies == s.applies { // else an Apply may have made it old
+				s.heads.put(oid, h)
+			}
+			s.headsMu.Unlock()
+		}
+		each(i, h.serial())
 	}
-	return h.serial(), errors.Join(err, m.close())
+	return m.close()
 }
 
 // History is State.History.

@@ -1,10 +1,12 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -127,13 +129,16 @@ func (g *grant) covers(txn *zodb.Txn) bool {
 }
 
 func (r *Replica) checkReads(txn *zodb.Txn) error {
-	for _, read := range txn.Reads {
-		at, err := r.cfg.State.Head(read.Oid)
-		if err != nil {
-			return err
-		}
-		if at != read.Serial {
-			return &StaleRead{Oid: read.Oid, Serial: read.Serial, Committed: at}
+	if len(txn.Reads) == 0 {
+		return nil
+	}
+	heads, err := r.heads(len(txn.Reads), func(i int) zodb.Oid { return txn.Reads[i].Oid })
+	if err != nil {
+		return err
+	}
+	for i, read := range txn.Reads {
+		if heads[i] != read.Serial {
+			return &StaleRead{Oid: read.Oid, Serial: read.Serial, Committed: heads[i]}
 		}
 	}
 	return nil
@@ -144,17 +149,29 @@ func (r *Replica) judge(txn *zodb.Txn) (stale []Stale, err error) {
 	if err := r.checkReads(txn); err != nil {
 		return nil, err
 	}
+	heads, err := r.heads(len(txn.Writes), func(i int) zodb.Oid { return txn.Writes[i].Oid })
+	if err != nil {
+		return nil, err
+	}
 	for i := range txn.Writes {
-		w := &txn.Writes[i]
-		at, err := r.cfg.State.Head(w.Oid)
-		if err != nil {
-			return nil, err
-		}
-		if at != w.Base {
-			stale = append(stale, Stale{Oid: w.Oid, Base: w.Base, Committed: at})
+		if w := &txn.Writes[i]; heads[i] != w.Base {
+			stale = append(stale, Stale{Oid: w.Oid, Base: w.Base, Committed: heads[i]})
 		}
 	}
 	return stale, nil
+}
+
+// heads returns the serials of n objects. They are asked for in the order of their oids: neighbours lie in one table block.
+func (r *Replica) heads(n int, oid func(i int) zodb.Oid) ([]zodb.Tid, error) {
+	order, oids, heads := make([]int, n), make([]zodb.Oid, n), make([]zodb.Tid, n)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(oid(a), oid(b)) })
+	for i, n := range order {
+		oids[i] = oid(n)
+	}
+	return heads, r.cfg.State.Heads(oids, func(i int, serial zodb.Tid) { heads[order[i]] = serial })
 }
 
 // Finish commits what was voted and returns Apply's outcome. When it says Committed the transaction is on the disks of a

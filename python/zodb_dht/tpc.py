@@ -91,6 +91,7 @@ class Begun(Phase):
         self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
         # By oid: the write that undos were computed on, None for what is committed; and the tids undone, in order.
         self.undos: dict[bytes, tuple[Write | None, list[bytes]]] = {}
+        self.undone: list[bytes] = []  # what undo was called with
 
     def store(self, oid: bytes, serial: bytes, data: bytes) -> None:
         if serial == z64:
@@ -136,6 +137,7 @@ class Begun(Phase):
                 except UndoError as e:
                     failures.append((oid, e))
         undo.refuse(failures)  # all or nothing: the transaction is as it was
+        self.undone.append(transaction_id)
         for oid, write in writes.items():
             self.undos.setdefault(oid, (self.writes.get(oid), []))[1].append(tid)
             self.writes[oid] = write
@@ -213,11 +215,23 @@ class Begun(Phase):
             data = undo.undone(oid, tid, states, data, committed, transform, untransform)
         return data
 
+    def _seen(self) -> bytes:
+        """The oldest state that its writes may refer to; an undo's is the one before what it undoes.
+
+        UndoError if that was packed. Where a pack comes later, Apply refuses the transaction by what it declares here.
+        """
+        before = [p64(u64(undo.find(self.peer.node, name)[0]) - 1) for name in self.undone]
+        if self.snapshot != z64:
+            return min([*before, self.snapshot])
+        if before and self.writes.keys() <= self.undos.keys():
+            return min(before)
+        return self.snapshot  # what else it writes was made of a state that nobody knows
+
     def _ask(self) -> list[Conflict]:
         try:
             return self.peer.node.vote(
                 self.txn_id,
-                self.snapshot,
+                self._seen(),
                 int(time.time() * 1e9),  # ZODB's clock: an application's tests may have set it
                 *metadata(self.transaction),
                 list(self.writes.values()),

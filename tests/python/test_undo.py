@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,12 @@ from ZODB.POSException import (
     ConflictError,
     MultipleUndoErrors,
     POSKeyError,
+    ReadConflictError,
     ReadOnlyError,
     ReadOnlyHistoryError,
     UndoError,
 )
+from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64, z64
 from zodb_dht import DHTStorage
 
@@ -398,3 +401,42 @@ def test_history_has_as_many_revisions_as_asked_for_while_a_newer_one_is_not_pub
     tid = storage.tpc_finish(txn, lambda _: seen.extend(h["tid"] for h in storage.history(oid, 1)))
     assert seen == [first]
     assert [h["tid"] for h in storage.history(oid, 1)] == [tid]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("voted", [False, True])
+def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
+    open_storage: Opener, shared: bool, voted: bool
+) -> None:
+    storage = open_storage(shared=shared)
+    db = DB(storage)
+    with db.transaction() as conn:
+        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
+    with db.transaction() as conn:
+        del conn.root()["folder"]["page"]
+    txn = begun(storage)
+    storage.undo(ids(storage)[0], txn)
+    if voted:
+        storage.tpc_vote(txn)
+    storage.pack(time.time(), referencesf)  # collects the page
+    with pytest.raises(ReadConflictError if voted else UndoError):
+        storage.tpc_vote(txn) if not voted else storage.tpc_finish(txn)
+    storage.tpc_abort(txn)
+    with db.transaction() as conn:
+        assert not conn.root()["folder"].data
+    db.close()
+
+
+def test_an_undo_of_what_came_after_a_pack_is_no_conflict(open_storage: Opener) -> None:
+    storage = open_storage()
+    db = DB(storage)
+    with db.transaction() as conn:
+        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
+    storage.pack(time.time(), referencesf)
+    with db.transaction() as conn:
+        del conn.root()["folder"]["page"]
+    storage.pack(storage.undoLog(0, 1)[0]["time"] - 0.0001, referencesf)
+    undo(storage, ids(storage)[0])
+    with db.transaction() as conn:
+        assert conn.root()["folder"]["page"].data == {}
+    db.close()

@@ -521,6 +521,7 @@ func same(rt *rapid.T, a, b index.State) {
 	eq("transactions backwards", ba, bb, ea, eb, cmpopts.IgnoreFields(index.Header{}, "Packed"))
 	eq("current records", ca, cb, nil, nil)
 	eq("repeated records", pa, pb, nil, nil)
+	eq("heads", heads(rt, a), heads(rt, b), nil, nil)
 	for oid := range zodb.Oid(10) {
 		xa, ea := a.History(oid, 50)
 		xb, eb := b.History(oid, 50)
@@ -534,4 +535,30 @@ func same(rt *rapid.T, a, b index.State) {
 			eq(fmt.Sprintf("load serial %s at %s", oid, at), sa, sb, ea, eb)
 		}
 	}
+}
+
+// heads of the objects that same compares; all at once and one by one they are what a load finds.
+func heads(rt *rapid.T, s index.State) (serials []zodb.Tid) {
+	oids := []zodb.Oid{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	if err := s.Heads(oids, func(i int, serial zodb.Tid) {
+		if i != len(serials) {
+			rt.Fatalf("head %d comes as the %dth", i, len(serials))
+		}
+		serials = append(serials, serial)
+	}); err != nil {
+		rt.Fatal(err)
+	}
+	for i, oid := range oids {
+		rev, err := s.Load(oid, zodb.MaxTid)
+		if err != nil && !errors.Is(err, index.ErrNotFound) {
+			rt.Fatal(err)
+		}
+		if err != nil {
+			rev.Tid = 0
+		}
+		if one, err := s.Head(oid); err != nil || one != serials[i] || one != rev.Tid {
+			rt.Fatalf("oid %s: heads %s, head %s (%v), load %s", oid, serials[i], one, err, rev.Tid)
+		}
+	}
+	return serials
 }

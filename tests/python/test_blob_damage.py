@@ -128,16 +128,21 @@ def test_a_committed_file_that_was_written_to(
     assert run(capsys, "export", tmp_path / "peer", tmp_path / "New.fs", *target, "--verify")[0] == 0
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_pack_removes_a_damaged_revision_and_keeps_the_others(damage: Damage, storage: DHTStorage) -> None:
-    db = DB(storage)
+def _superseded(db: DB) -> Path:
+    """The file of a blob's first revision, of two."""
     with db.transaction() as connection:
         connection.root()["blob"] = Blob(CONTENT)
     with db.transaction() as connection:
         old = Path(connection.root()["blob"].committed())
         with connection.root()["blob"].open("w") as f:
             f.write(b"second")
-    damage(old)
+    return old
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_pack_removes_a_damaged_revision_and_keeps_the_others(damage: Damage, storage: DHTStorage) -> None:
+    db = DB(storage)
+    damage(_superseded(db))
     db.pack()
     assert list(files(storage.fshelper.base_dir).values()) == [b"second"]
     db.close()
@@ -146,12 +151,7 @@ def test_a_pack_removes_a_damaged_revision_and_keeps_the_others(damage: Damage, 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_undo_does_not_bring_wrong_bytes_back(damage: Damage, storage: DHTStorage) -> None:
     db = DB(storage)
-    with db.transaction() as connection:
-        connection.root()["blob"] = Blob(CONTENT)
-    with db.transaction() as connection:
-        old = Path(connection.root()["blob"].committed())
-        with connection.root()["blob"].open("w") as f:
-            f.write(b"second")
+    old = _superseded(db)
     damage(old)
     manager = transaction.TransactionManager()
     db.undo(db.undoInfo()[0]["id"], manager.get())

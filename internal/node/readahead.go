@@ -108,7 +108,17 @@ func (a *readahead) scatters() bool {
 	return n > 0
 }
 
-// help reads oid's group in the caller's place, while everything is being read and nobody has taken it. False: everything is read.
+// instead is for a load that is about to read the state: while everything is being read and loads are scattered, it reads oid's group, which has
+// what the load wants, unless somebody else has taken it (false). It was a load that would have fetched a table block.
+func (a *readahead) instead(oid zodb.Oid) bool {
+	if !a.warming.Load() || a.scattered.Load() <= 0 || !a.help(oid) {
+		return false
+	}
+	a.scatters()
+	return true
+}
+
+// help reads oid's group in the caller's place, while everything is being read and nobody has taken it (else false).
 func (a *readahead) help(oid zodb.Oid) bool {
 	if !a.warming.Load() {
 		return false
@@ -122,7 +132,7 @@ func (a *readahead) help(oid zodb.Oid) bool {
 	}
 	h.Unlock()
 	if !mine {
-		return true
+		return false
 	}
 	first := zodb.Oid(group * aheadOids)
 	next, more := a.read(first, first+aheadOids, nil)

@@ -122,6 +122,38 @@ func TestLoadsHelpToReadEverything(t *testing.T) {
 	}
 }
 
+// A scattered load does not read the state for itself before it reads its group for all.
+func TestAScatteredLoadReadsItsGroupInstead(t *testing.T) {
+	const groups, per = 60, 12
+	c := newRecordCache(64 << 20)
+	a := newReadahead(c, grouped(t, groups, per, 100), false)
+	defer a.close()
+	const oid = 7*aheadOids + 5
+	a.warming.Store(true)
+	if a.instead(oid) {
+		t.Error("a load among neighbours helped")
+	}
+	a.scattered.Store(1)
+	if !a.instead(oid) {
+		t.Error("a scattered load did not help")
+	}
+	if n := a.scattered.Load(); n != 1+scatterCost {
+		t.Errorf("it counts for %d loads that fetched a block", n-1)
+	}
+	for i := range zodb.Oid(per) {
+		if !c.has(7*aheadOids+i, zodb.MaxTid-1) {
+			t.Errorf("record %d of the group is not in memory", i)
+		}
+	}
+	if a.instead(oid) {
+		t.Error("a group was read twice")
+	}
+	a.warming.Store(false)
+	if a.instead(9 * aheadOids) {
+		t.Error("a load helped when everything had been read")
+	}
+}
+
 func TestLoadsHelpOnlyWhileTheyAreScattered(t *testing.T) {
 	c := newRecordCache(8 << 20)
 	a := newReadahead(c, grouped(t, 1, 1, 10), false)

@@ -36,6 +36,11 @@ func (n *Node) LoadTo(_ context.Context, oid zodb.Oid, at zodb.Tid, buf []byte) 
 		return 0, 0, err
 	}
 	defer n.calls.RUnlock()
+	if n.ahead.instead(oid) {
+		if size, tid, ok := n.cache.get(oid, at, buf); ok {
+			return size, tid, nil
+		}
+	}
 	begun := n.cache.begin(oid)
 	gone, err := n.store.Gone(oid)
 	if err != nil {

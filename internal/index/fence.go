@@ -1,12 +1,10 @@
 package index
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -168,7 +166,7 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	log.length = info.Size() // a recycled one has bytes already
+	log.length.Store(info.Size()) // a recycled one has bytes already
 	return log, nil
 }
 
@@ -206,131 +204,6 @@ func (d *fencedDir) Sync() error {
 		d.fence.park(err)
 	}
 	return nil
-}
-
-// fencedLog is a write-ahead log. It keeps up to zeroAhead bytes of zeros behind what was written: a sync that need not make the
-// file longer takes two thirds of the time (measured on ext4; docs/adr/0002). Pebble reads zeros as the end of the log.
-type fencedLog struct {
-	vfs.File
-	name  string
-	fence *fence
-	fsys  vfs.FS
-
-	// Written by Pebble's one writer of the log, one call at a time.
-	settled  bool  // its name is durable
-	written  int64 // offset of the next write
-	length   int64 // of the file, zeros or an older log's bytes included
-	unsynced int64 // written since the last sync
-}
-
-const (
-	// firstZeros and zeroAhead are how many zeros are written at once: a small site's log stays small.
-	firstZeros = 64 << 10
-	zeroAhead  = 256 << 10
-)
-
-var zeros [zeroAhead]byte //nolint:gochecknoglobals // a constant: never written to
-
-// failed breaks the store before Pebble hears of the error.
-func (l *fencedLog) failed(what string, err error) error {
-	if err != nil {
-		err = fmt.Errorf("%s %s: %w", what, l.name, err)
-		l.fence.broken(err)
-	}
-	return err
-}
-
-func (l *fencedLog) Write(p []byte) (int, error) {
-	end := l.written + int64(len(p))
-	// A long write without a sync, an import's, does not wait for the disk: it would only write everything twice.
-	if l.unsynced += int64(len(p)); end > l.length && l.unsynced <= zeroAhead && !l.fence.down.Load() && !l.fence.spent.Load() {
-		if err := l.prepare(end); err != nil {
-			return 0, l.failed("write", err)
-		}
-	}
-	n, err := l.File.Write(p)
-	l.written += int64(n)
-	l.length = max(l.length, l.written)
-	return n, l.failed("write", err)
-}
-
-// prepare writes zeros behind end, where the next write will end. A full disk is no error: there may be room for that.
-func (l *fencedLog) prepare(end int64) error {
-	n := zeroAhead
-	if l.length < zeroAhead {
-		n = firstZeros
-	}
-	n, err := l.WriteAt(zeros[:n], end)
-	l.length = end + int64(n)
-	if errors.Is(err, syscall.ENOSPC) {
-		return nil
-	}
-	return err
-}
-
-// again parks who comes back to a log that failed: to close it and make the next one, which Pebble can't see fail. A close syncs first.
-func (l *fencedLog) again() {
-	if l.fence.down.Load() && !l.fence.closing.Load() {
-		l.fence.park(fmt.Errorf("%s again: %w", l.name, ErrBroken))
-	}
-}
-
-// settle makes the log's name durable before the first sync of what is in it.
-func (l *fencedLog) settle() error {
-	if l.settled {
-		return nil
-	}
-	err := l.fence.held.settle()
-	if err == nil {
-		err = l.fence.names.settle(l.fsys)
-	}
-	l.settled = err == nil
-	return err
-}
-
-func (l *fencedLog) sync(sync func() error) error {
-	l.again()
-	l.unsynced = 0
-	if l.fence.spent.Load() {
-		return nil
-	}
-	err := l.settle()
-	if err == nil {
-		err = sync()
-	}
-	return l.failed("sync", err)
-}
-
-func (l *fencedLog) Sync() error { return l.sync(l.File.Sync) }
-
-func (l *fencedLog) SyncData() error { return l.sync(l.File.SyncData) }
-
-func (l *fencedLog) SyncTo(length int64) (bool, error) {
-	l.again()
-	full, err := l.File.SyncTo(length)
-	return full, l.failed("sync", err)
-}
-
-// Preallocate does nothing: a small site's directory would grow by 18 MB for each of up to five logs, and blocks that were never
-// written make a sync dearer than zeros do.
-func (l *fencedLog) Preallocate(_, _ int64) error { return nil }
-
-// Stat returns no error: it is asked while a log is made.
-func (l *fencedLog) Stat() (vfs.FileInfo, error) {
-	info, err := l.File.Stat()
-	if err != nil {
-		l.fence.park(fmt.Errorf("stat %s: %w", l.name, err))
-	}
-	return info, err
-}
-
-func (l *fencedLog) Close() error {
-	l.again()
-	err := l.failed("close", l.File.Close())
-	if err != nil {
-		l.again()
-	}
-	return err
 }
 
 // shed removes the write-ahead logs from dir: those of a store that was flushed, not written to since, and closed. Pebble would keep

@@ -27,7 +27,6 @@ type fencedLog struct {
 	length    atomic.Int64   // of the file, zeros or an older log's bytes included
 	extending sync.WaitGroup // the goroutine that makes it longer; there is one at most, and none while the writer does
 	busy      atomic.Bool    // there is one
-	handle    vfs.File       // its own; nil: not opened so far
 }
 
 const (
@@ -57,7 +56,7 @@ func (l *fencedLog) Write(p []byte) (int, error) {
 	if end > l.length.Load() {
 		l.extending.Wait() // its zeros must not come behind what is written now
 		if end > l.length.Load() && l.unsynced <= zeroAhead && l.alive() {
-			if err := l.zero(l.File, end, min(l.growth(), zeroAhead)); err != nil {
+			if err := l.zero(end, min(l.growth(), zeroAhead)); err != nil {
 				return 0, l.failed("write", err)
 			}
 		}
@@ -77,9 +76,9 @@ func (l *fencedLog) alive() bool { return !l.fence.down.Load() && !l.fence.spent
 func (l *fencedLog) growth() int64 { return min(max(l.length.Load(), firstZeros), mostZeros) }
 
 // zero makes the log longer, up to n bytes behind end. A full disk is no error: there may be room for what is to be written there.
-func (l *fencedLog) zero(file vfs.File, end, n int64) error {
+func (l *fencedLog) zero(end, n int64) error {
 	for n > 0 {
-		some, err := file.WriteAt(zeros[:min(n, zeroAhead)], end)
+		some, err := l.WriteAt(zeros[:min(n, zeroAhead)], end)
 		end, n = end+int64(some), n-int64(some)
 		l.length.Store(end)
 		if errors.Is(err, syscall.ENOSPC) {
@@ -92,7 +91,8 @@ func (l *fencedLog) zero(file vfs.File, end, n int64) error {
 	return nil
 }
 
-// extend is called after a sync, and writes zeros in a goroutine if few are left.
+// extend is called after a sync, and writes zeros in a goroutine if few are left. Nobody syncs them but the next commit: each has one
+// sync, and it alone hears what the system tells once.
 func (l *fencedLog) extend() {
 	n := l.growth()
 	if l.length.Load()-l.written >= n/2 || !l.alive() || l.busy.Swap(true) {
@@ -100,26 +100,8 @@ func (l *fencedLog) extend() {
 	}
 	l.extending.Go(func() {
 		defer l.busy.Store(false)
-		if err := l.lengthen(n); err != nil {
-			_ = l.failed("write zeros ahead of", err) // which breaks the store
-		}
+		_ = l.failed("write zeros ahead of", l.zero(l.length.Load(), n)) // which breaks the store
 	})
-}
-
-// lengthen writes n zeros and syncs them, so that no commit's sync has to. It has a file of its own: the system tells an error of
-// writing back once to each, and it must reach the sync of a commit, too. A log that can't be opened once more goes without.
-func (l *fencedLog) lengthen(n int64) error {
-	if l.handle == nil {
-		l.handle, _ = l.fsys.OpenReadWrite(l.name, vfs.WriteCategoryUnspecified)
-	}
-	if l.handle == nil {
-		return nil
-	}
-	before := l.length.Load()
-	if err := l.zero(l.handle, before, n); err != nil || l.length.Load() == before {
-		return err
-	}
-	return l.handle.SyncData()
 }
 
 // again parks who comes back to a log that failed: to close it and make the next one, which Pebble can't see fail. A close syncs first.
@@ -184,9 +166,6 @@ func (l *fencedLog) Stat() (vfs.FileInfo, error) {
 func (l *fencedLog) Close() error {
 	l.again()
 	l.extending.Wait()
-	if l.handle != nil {
-		_ = l.handle.Close() // what it wrote nobody needs
-	}
 	err := l.failed("close", l.File.Close())
 	if err != nil {
 		l.again()

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -18,23 +18,16 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/index"
 )
 
-// zeroing is a file system that asks `zeros` before the second and each further time zeros are written ahead of a log: the first are
-// written in the way of the first commit. synced is asked before each sync of a log.
-func zeroing(fs vfs.FS, zeros, synced func() error) vfs.FS {
+// zeroing is a file system that asks before zeros are written ahead of a log, with a number: 1 are the first, in the way of the first commit.
+func zeroing(fs vfs.FS, ask func(time int64) error) vfs.FS {
 	var times atomic.Int64
 	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		switch {
-		case !strings.HasSuffix(op.Path, ".log"):
-		case op.Kind == errorfs.OpFileWriteAt && times.Add(1) > 1:
-			return zeros()
-		case op.Kind == errorfs.OpFileSyncData:
-			return synced()
+		if op.Kind == errorfs.OpFileWriteAt && strings.HasSuffix(op.Path, ".log") {
+			return ask(times.Add(1))
 		}
 		return nil
 	}))
 }
-
-func never() error { return nil }
 
 func openZeroing(t *testing.T, fs vfs.FS, broken func(error)) *index.Store {
 	t.Helper()
@@ -64,16 +57,12 @@ func held(t *testing.T, s *index.Store, n, size int) {
 func TestZerosAreWrittenBetweenCommits(t *testing.T) {
 	mem := vfs.NewCrashableMem()
 	inside, release := make(chan struct{}), make(chan struct{})
-	var first atomic.Bool
-	var syncs atomic.Int64
-	s := openZeroing(t, zeroing(mem, func() error {
-		if first.CompareAndSwap(false, true) {
+	var asked atomic.Int64
+	s := openZeroing(t, zeroing(mem, func(time int64) error {
+		if asked.Store(time); time == 2 {
 			close(inside)
 			<-release
 		}
-		return nil
-	}, func() error {
-		syncs.Add(1)
 		return nil
 	}), func(err error) { t.Error(err) })
 	n := 0
@@ -88,70 +77,68 @@ func TestZerosAreWrittenBetweenCommits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	long := n
+	n++
 	done := make(chan error, 1)
-	go func() { done <- put(s, n, 100_000) }()
-	for range 30_000 { // time enough to get there, if it did not wait
+	go func() { done <- put(s, long, 100_000) }()
+	for range 300_000 { // time enough to get there, if it did not wait
 		runtime.Gosched()
 	}
 	close(release)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	for syncs.Load() < int64(n)+2 { // each commit's and that of the zeros
-		runtime.Gosched()
+	for ; asked.Load() < 4; n++ { // so that those are written
+		if err := put(s, n, 1000); err != nil {
+			t.Fatal(err)
+		}
 	}
-	killed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0})
+	killed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}) // which draws nothing at 100
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = openZeroing(t, killed, func(err error) { t.Error(err) })
 	for i := range n {
-		held(t, s, i, 1000)
+		if i == long {
+			held(t, s, i, 100_000)
+		} else {
+			held(t, s, i, 1000)
+		}
 	}
-	held(t, s, n, 100_000)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// The zeros' sync may be told of a commit's bytes that did not reach the disk.
-func TestAFailedSyncOfZerosBreaksTheStore(t *testing.T) {
-	inside, broken := make(chan struct{}), make(chan error, 10)
-	var once sync.Once
-	var failing atomic.Bool
-	s := openZeroing(t, zeroing(vfs.NewCrashableMem(), func() error {
-		once.Do(func() { close(inside) })
-		for !failing.Load() { // until the last commit has returned
-			runtime.Gosched()
-		}
-		return nil
-	}, func() error {
-		if failing.Load() {
+// A disk that fails there has failed.
+func TestZerosThatCanNotBeWrittenBreakTheStore(t *testing.T) {
+	broken, last := make(chan error, 10), make(chan struct{})
+	s := openZeroing(t, zeroing(vfs.NewMem(), func(time int64) error {
+		if time > 1 {
+			<-last // a commit after it would stay where it is until the store is closed
 			return errorfs.ErrInjected
 		}
 		return nil
 	}), func(err error) { broken <- err })
-	const most = 40
-	for n := range most {
+	for n := range 40 {
 		if err := put(s, n, 1000); err != nil {
 			t.Fatal(err)
 		}
 	}
-	<-inside
-	failing.Store(true)
+	close(last)
 	if err := <-broken; !errors.Is(err, errorfs.ErrInjected) {
 		t.Errorf("broken by %v", err)
 	}
-	for n := range most {
+	for n := range 40 {
 		held(t, s, n, 1000)
 	}
-	_ = s.Close() // says that it is broken
+	_ = s.Close() // of a broken store
 }
 
 // Zeros take no room that a commit would need.
 func TestAFullDiskHasNoZeros(t *testing.T) {
 	mem := vfs.NewCrashableMem()
-	s := openZeroing(t, zeroing(mem, func() error { return syscall.ENOSPC }, never), func(err error) { t.Error(err) })
+	s := openZeroing(t, zeroing(mem, func(int64) error { return syscall.ENOSPC }), func(err error) { t.Error(err) })
 	const most = 300
 	for n := range most {
 		if err := put(s, n, 1000); err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -58,7 +59,8 @@ type Dir struct {
 	wg    sync.WaitGroup // Stage's goroutines; Close waits
 	slots chan struct{}  // bounds how many files are hashed and synced at once
 
-	follow *follower // nil: files are hashed when they are staged
+	buffers block.Buffers
+	follow  *follower // nil: files are hashed when they are staged
 
 	mu     sync.Mutex // guards staged; never held across I/O
 	staged map[zodb.TxnID]map[zodb.Oid]*staged
@@ -213,7 +215,7 @@ func (d *Dir) oidPath(oid zodb.Oid) string {
 // Follow begins to hash what this process writes to Temp, and where ZODB writes blobs that have no connection yet. Without it, or
 // where the kernel does not tell of files, they are hashed when they are staged.
 func (d *Dir) Follow(temp string) {
-	w, err := newFollower(d.Temp(), temp)
+	w, err := newFollower(d.Temp(), temp, &d.buffers)
 	if err != nil {
 		return
 	}

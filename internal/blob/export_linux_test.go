@@ -29,7 +29,7 @@ const MaxFollowed = maxFollowed
 
 // FollowAside is Follow without its goroutine: files are looked at by LookAt alone.
 func (d *Dir) FollowAside(temp string) (err error) {
-	d.follow, err = newFollower(d.Temp(), temp)
+	d.follow, err = newFollower(d.Temp(), temp, &d.buffers)
 	return err
 }
 

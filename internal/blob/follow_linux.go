@@ -35,11 +35,12 @@ const (
 // that it does not know, or whose bytes are others by then, is hashed when it is staged, and its errors end with it. One goroutine
 // looks at all of them; the kernel tells of new files, so that nothing runs where nobody writes blobs. Why that is safe: docs/adr/0006-blobs.md.
 type follower struct {
-	own    string // files in this directory are this process'
-	device uint64
-	events *events
-	wg     sync.WaitGroup
-	names  chan string // paths of new files: bounded, and what does not fit is not followed
+	own     string // files in this directory are this process'
+	device  uint64
+	events  *events
+	buffers *block.Buffers
+	wg      sync.WaitGroup
+	names   chan string // paths of new files: bounded, and what does not fit is not followed
 
 	// mu guards files. Before events.mu. Never held across I/O.
 	mu    sync.Mutex
@@ -69,7 +70,7 @@ type followed struct {
 	ahead *block.Ahead
 }
 
-func newFollower(own, temp string) (*follower, error) {
+func newFollower(own, temp string, buffers *block.Buffers) (*follower, error) {
 	id, _, err := identify(own)
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func newFollower(own, temp string) (*follower, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &follower{own: own, device: id.device, events: e, names: make(chan string, maxAsked), files: make(map[fileID]*followed)}, nil
+	return &follower{own: own, device: id.device, buffers: buffers, events: e, names: make(chan string, maxAsked), files: make(map[fileID]*followed)}, nil
 }
 
 // run follows files until ctx ends.
@@ -205,7 +206,7 @@ func (w *follower) open(f *followed) bool {
 		_ = file.Close()
 		return false
 	}
-	f.file, f.id, f.ahead, f.wait = file, id, block.NewAhead(), 0
+	f.file, f.id, f.ahead, f.wait = file, id, block.NewAhead(w.buffers), 0
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.files[id] != nil || !w.events.begin(f) { // another name of one that is followed
@@ -235,17 +236,17 @@ func (w *follower) forget(f *followed) {
 
 // take ends the following of a file and returns what it brought: nothing hashed, if it was not followed. Called after the application gave
 // the file away; waits for the chunks that are being hashed.
-func (w *follower) take(info fs.FileInfo) *block.Ahead {
+func (w *follower) take(info fs.FileInfo, buffers *block.Buffers) *block.Ahead {
 	id, ok := idOf(info)
 	if w == nil || !ok {
-		return block.NewAhead()
+		return block.NewAhead(buffers)
 	}
 	w.mu.Lock()
 	f := w.files[id]
 	delete(w.files, id)
 	w.mu.Unlock()
 	if f == nil {
-		return block.NewAhead()
+		return block.NewAhead(buffers)
 	}
 	f.stop.Store(true)
 	f.mu.Lock()

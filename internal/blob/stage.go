@@ -142,7 +142,7 @@ func (d *Dir) startWrites(f *os.File, size int64, wg *sync.WaitGroup) {
 func (d *Dir) name(s *staged, f *os.File, info fs.FileInfo) (err error) {
 	s.tree = &tree{}
 	s.blob.Size = info.Size()
-	s.blob.Root, err = d.follow.take(info).Import(d.run, f, info.Size(), s.tree)
+	s.blob.Root, err = d.follow.take(info, &d.buffers).Import(d.run, f, info.Size(), s.tree)
 	return err
 }
 

@@ -31,7 +31,7 @@ func content(seed uint64, size int) []byte {
 // hashed is all that can be hashed ahead of a file.
 func hashed(t *testing.T, b []byte) *block.Ahead {
 	t.Helper()
-	a := block.NewAhead()
+	a := block.NewAhead(new(block.Buffers))
 	for before := int64(-1); a.Size() > before; {
 		before = a.Size()
 		if err := a.Hash(bytes.NewReader(b), int64(len(b)), 2, new(atomic.Bool)); err != nil {
@@ -53,7 +53,7 @@ func TestAnImportReadsOnlyWhatIsDoubted(t *testing.T) {
 	for name, c := range map[string]struct {
 		a    *block.Ahead
 		read int64
-	}{"sure": {sure, 17}, "doubted": {doubted, size}, "not hashed": {block.NewAhead(), size}} {
+	}{"sure": {sure, 17}, "doubted": {doubted, size}, "not hashed": {block.NewAhead(new(block.Buffers)), size}} {
 		file := &counted{Reader: bytes.NewReader(b)}
 		got, err := c.a.Import(context.Background(), file, size, nil)
 		if err != nil || got != want || file.read.Load() != c.read {
@@ -77,7 +77,7 @@ func TestAnImportOfAnotherLengthTakesNoHashOfABytePastIt(t *testing.T) {
 
 func TestAStoppedHashKeepsWhatItDid(t *testing.T) {
 	b := content(1, 8*block.ChunkSize)
-	stop, a := new(atomic.Bool), block.NewAhead()
+	stop, a := new(atomic.Bool), block.NewAhead(new(block.Buffers))
 	stop.Store(true)
 	if err := a.Hash(bytes.NewReader(b), int64(len(b)), 2, stop); err != nil || a.Size() != 0 {
 		t.Error(a.Size(), err)

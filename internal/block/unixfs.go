@@ -38,7 +38,7 @@ type Tree interface {
 // and hashed by all processors at once, each with a buffer of ChunkSize; nothing else grows with the file. A nil tree is not
 // told. (https://specs.ipfs.tech/unixfs/)
 func Import(ctx context.Context, file io.ReaderAt, size int64, tree Tree) (Hash, error) {
-	return NewAhead().Import(ctx, file, size, tree)
+	return NewAhead(new(Buffers)).Import(ctx, file, size, tree)
 }
 
 // Import is the function of that name. What was hashed ahead is read again, and its hash taken if it is still the same.
@@ -49,7 +49,7 @@ func (a *Ahead) Import(ctx context.Context, file io.ReaderAt, size int64, tree T
 	if size > 0 && size <= ChunkSize { // one leaf, which is the root
 		return a.leaf(file, size, tree)
 	}
-	l := &leaves{ctx: ctx, file: file, size: size, ahead: a, zeros: make([]byte, min(ChunkSize, size))}
+	l := &leaves{ctx: ctx, file: file, size: size, ahead: a}
 	params := helpers.DagBuilderParams{
 		Maxlinks: treeWidth, RawLeaves: true, CidBuilder: &builder{leaves: l}, Dagserv: &receiver{tree: tree},
 	}
@@ -66,7 +66,9 @@ func (a *Ahead) Import(ctx context.Context, file io.ReaderAt, size int64, tree T
 
 // leaf is Import of a file of one chunk.
 func (a *Ahead) leaf(file io.ReaderAt, size int64, tree Tree) (Hash, error) {
-	b := make([]byte, size)
+	buf := a.buffers.get()
+	defer a.buffers.put(buf)
+	b := buf[:size]
 	if _, err := file.ReadAt(b, 0); err != nil {
 		return Hash{}, fmt.Errorf("import: read %d bytes at 0: %w", size, err)
 	}
@@ -87,8 +89,9 @@ type leaves struct {
 	ready  []Hash
 	taken  Hash // of the chunk that was handed out last
 	ahead  *Ahead
-	zeros  []byte
 }
+
+var zeros [ChunkSize]byte //nolint:gochecknoglobals // a constant: never written to
 
 // Reader is the splitter's; nobody reads by it.
 func (l *leaves) Reader() io.Reader { return nil }
@@ -106,7 +109,7 @@ func (l *leaves) NextBytes() ([]byte, error) {
 	l.taken, l.ready = l.ready[0], l.ready[1:]
 	n := min(ChunkSize, l.size-l.offset)
 	l.offset += n
-	return l.zeros[:n], nil
+	return zeros[:n], nil
 }
 
 // hash fills ready with the next chunks' hashes.
@@ -124,31 +127,27 @@ func (l *leaves) hash() error {
 			left = append(left, i)
 		}
 	}
-	_, err := l.ahead.reader.each(l.file, l.size, left, runtime.GOMAXPROCS(0), nil, func(i int64, b []byte) { hashes[i-first] = l.ahead.sum(i, b) })
+	_, err := l.ahead.buffers.each(l.file, l.size, left, runtime.GOMAXPROCS(0), nil, func(i int64, b []byte) { hashes[i-first] = l.ahead.sum(i, b) })
 	l.ready = hashes
 	return err
 }
 
-// reader reads chunks of a file by all processors at once. It keeps their buffers; one call at a time.
-type reader struct{ bufs [][]byte }
-
-// each calls do for those chunks of a file of size bytes, in any order and by several goroutines, until stop, if any, is set. It
+// each reads chunks of a file by all processors at once. It calls do for those chunks of a file of size bytes, in any order and by several goroutines, until stop, if any, is set. It
 // returns how many of them, from the first on, are done. b belongs to do while it runs.
-func (r *reader) each(file io.ReaderAt, size int64, chunks []int64, workers int, stop *atomic.Bool, do func(i int64, b []byte)) (int, error) {
+func (b *Buffers) each(file io.ReaderAt, size int64, chunks []int64, workers int, stop *atomic.Bool, do func(i int64, b []byte)) (int, error) {
 	workers = min(len(chunks), workers)
-	for len(r.bufs) < workers {
-		r.bufs = append(r.bufs, make([]byte, min(ChunkSize, size)))
-	}
 	errs := make([]error, workers)
 	var next atomic.Int64
 	work := func(w int) {
+		buf := b.get()
+		defer b.put(buf)
 		for errs[w] == nil && (stop == nil || !stop.Load()) {
 			n := int(next.Add(1)) - 1
 			if n >= len(chunks) {
 				return
 			}
 			at := chunks[n] * ChunkSize
-			b := r.bufs[w][:min(ChunkSize, size-at)]
+			b := buf[:min(ChunkSize, size-at)]
 			if _, err := file.ReadAt(b, at); err != nil {
 				errs[w] = fmt.Errorf("read %d bytes at %d: %w", len(b), at, err)
 				return

@@ -614,6 +614,7 @@ METHOD(node_vote) {
     zd_reply out;
     if (!nargs_is(n, 8, "vote")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
+    put_u64(&r, (uint64_t)PyThread_get_thread_ident());
     put_fixed(&r, args[1], 8, "a snapshot");
     put_u64(&r, size_arg(args[2]));
     if (PyErr_Occurred()) r.failed = 1;

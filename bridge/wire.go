@@ -31,7 +31,7 @@ import (
 //	repeats       per key: oid, tid         -> per key: tid (0: none)
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
-//	vote          txn id 16, snapshot, now 8 (ns since 1970, 0: the core's clock), bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
+//	vote          txn id 16, thread, snapshot, now 8 (ns since 1970, 0: the core's clock), bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
 //	                                        -> per conflict: oid, base, committed, bytes, ?bytes
 //	finish        txn id 16, hold 1         -> tid
 //	publish       tid                       -> nothing
@@ -244,7 +244,7 @@ func (s service) stats() ([]byte, error) {
 }
 
 func (s service) vote(ctx context.Context, r *request) ([]byte, error) {
-	t := zodb.Txn{ID: r.id(), Snapshot: r.tid(), Status: ' '}
+	t := zodb.Txn{ID: r.id(), Thread: r.uint64(), Snapshot: r.tid(), Status: ' '}
 	if now := r.uint64(); now > 0 {
 		t.Tid = zodb.TidFromTime(time.Unix(0, int64(now)))
 	}

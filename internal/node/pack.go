@@ -21,7 +21,7 @@ const (
 	phaseSurvey  = "survey"  // which objects are concerned
 	phaseMark    = "mark"    // what can be reached: records go out, references come in
 	phaseWait    = "wait"    // for readers of older snapshots, up to pack-wait
-	phaseLog     = "log"     // the horizon
+	phaseLog     = "log"     // the horizon, once what has voted on an older snapshot has ended; it waits as long
 	phaseList    = "list"    // garbage lists; back to phaseMark for what was committed meanwhile
 	phaseSweep   = "sweep"   // rows are deleted
 	phaseCompact = "compact" // the files shrink
@@ -233,7 +233,15 @@ func (j *packJob) wait(ctx context.Context, n *Node) (PackStep, error) {
 }
 
 func (j *packJob) log(ctx context.Context, n *Node) (PackStep, error) {
-	if _, err := n.log.Horizon(ctx, j.to, j.gc); err != nil {
+	wait := stepWait
+	if !time.Now().Before(j.until) {
+		wait = -1
+	}
+	_, err := n.log.Horizon(ctx, j.to, j.gc, j.thread, wait)
+	if errors.Is(err, replica.ErrBusy) {
+		return PackStep{Phase: phaseWait}, nil
+	}
+	if err != nil {
 		return PackStep{}, fmt.Errorf("log the horizon: %w", err)
 	}
 	if j.gc {

@@ -14,7 +14,12 @@ import (
 // packed drives a pack to its end, or until it says stop; nothing refers to anything.
 func packed(t *testing.T, n *node.Node, to zodb.Tid, refs node.References, stop func(node.PackStep) bool) {
 	t.Helper()
-	begun, err := n.PackBegin(ctx, to, refs, 0)
+	packedBy(t, n, to, refs, 0, stop)
+}
+
+func packedBy(t *testing.T, n *node.Node, to zodb.Tid, refs node.References, thread uint64, stop func(node.PackStep) bool) {
+	t.Helper()
+	begun, err := n.PackBegin(ctx, to, refs, thread)
 	if err != nil || !begun {
 		t.Fatal(begun, err)
 	}
@@ -118,12 +123,13 @@ func TestChangesFromBeforeAPackAreUnknownOnceTheRingForgotThem(t *testing.T) {
 func TestATransactionFromBeforeAGarbageCollectionIsRefused(t *testing.T) {
 	n := open(t, t.TempDir())
 	first := commit(t, n, write(0, 0, "a"))
-	voted := &zodb.Txn{ID: zodb.TxnID{77}, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(1, 0, "links what is gone")}}
+	const thread = 9 // a pack does not wait for its own thread
+	voted := &zodb.Txn{ID: zodb.TxnID{77}, Thread: thread, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(1, 0, "links what is gone")}}
 	if _, err := n.Vote(ctx, voted); err != nil {
 		t.Fatal(err)
 	}
 	commit(t, n, write(0, first, "b"))
-	packed(t, n, zodb.MaxTid, node.CallersOwn, nil)
+	packedBy(t, n, zodb.MaxTid, node.CallersOwn, thread, nil)
 	if _, err := n.Finish(ctx, voted.ID, false); !errors.Is(err, replica.ErrBehind) {
 		t.Fatal(err)
 	}
@@ -132,6 +138,68 @@ func TestATransactionFromBeforeAGarbageCollectionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := n.Load(ctx, 1, zodb.MaxTid); !errors.Is(err, index.ErrNotFound) {
+		t.Fatal(err)
+	}
+}
+
+// A vote is a promise: a pack that would break it waits.
+func TestAPackWaitsForWhatHasVoted(t *testing.T) {
+	n := open(t, t.TempDir(), func(c *node.Config) { c.PackWait = node.Duration(time.Hour) })
+	first := commit(t, n, write(0, 0, "a"), write(5, 0, "b"))
+	voted := &zodb.Txn{ID: zodb.TxnID{77}, Thread: 8, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(0, first, "links 5")}}
+	if stale, err := n.Vote(ctx, voted); err != nil || stale != nil {
+		t.Fatal(stale, err)
+	}
+	commit(t, n, write(5, first, "c"))
+	steps, late := 0, make(chan error, 1)
+	packedBy(t, n, zodb.MaxTid, node.CallersOwn, 9, func(step node.PackStep) bool {
+		if step.Phase != "wait" {
+			return false
+		}
+		if steps++; steps == 3 {
+			// Who would be refused later is not promised anything meanwhile.
+			other := &zodb.Txn{ID: zodb.TxnID{78}, Thread: 8, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(6, 0, "x")}}
+			go func() {
+				for {
+					if _, err := n.Vote(ctx, other); err != nil {
+						late <- err
+						return
+					}
+					if _, err := n.Finish(ctx, other.ID, false); err != nil {
+						late <- errors.New("a promise was broken: " + err.Error())
+						return
+					}
+					other.ID[0]++
+					other.Writes[0].Oid++
+				}
+			}()
+			if _, err := n.Finish(ctx, voted.ID, false); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	})
+	if steps < 3 {
+		t.Errorf("it waited for %d steps", steps)
+	}
+	if err := <-late; !errors.Is(err, replica.ErrBehind) {
+		t.Error(err)
+	}
+	if rev, err := n.Load(ctx, 0, zodb.MaxTid-1); err != nil || string(rev.Data) != "links 5" {
+		t.Error(rev, err)
+	}
+}
+
+func TestAPackWaitsForAVoteNoLongerThanPackWait(t *testing.T) {
+	n := open(t, t.TempDir(), func(c *node.Config) { c.PackWait = node.Duration(time.Nanosecond) })
+	first := commit(t, n, write(0, 0, "a"))
+	voted := &zodb.Txn{ID: zodb.TxnID{77}, Thread: 8, Snapshot: first, Status: ' ', Writes: []zodb.Write{write(1, 0, "b")}}
+	if _, err := n.Vote(ctx, voted); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, n, write(0, first, "b"))
+	packedBy(t, n, zodb.MaxTid, node.CallersOwn, 9, nil)
+	if _, err := n.Finish(ctx, voted.ID, false); !errors.Is(err, replica.ErrBehind) {
 		t.Fatal(err)
 	}
 }

@@ -30,9 +30,9 @@ func (r *Replica) Vote(ctx context.Context, txn *zodb.Txn) ([]Stale, error) {
 	if !r.log.alone() && !r.leads.Load() {
 		return nil, fmt.Errorf("vote: this peer does not lead: %w", ErrUnavailable)
 	}
-	if txn.Snapshot != 0 && txn.Snapshot < r.cfg.State.Stats().Fence {
+	if err := r.checkFence(txn); err != nil {
 		r.table.abandon(txn.ID)
-		return nil, ErrBehind
+		return nil, err
 	}
 	if err := r.checkReads(txn); err != nil {
 		r.table.abandon(txn.ID)
@@ -48,8 +48,8 @@ func (r *Replica) Vote(ctx context.Context, txn *zodb.Txn) ([]Stale, error) {
 		return nil, err
 	}
 	if len(stale) > 0 {
-		if !r.table.vote(g, nil) { // what an earlier vote may have left to be finished is void
-			return nil, ErrVoteLost
+		if err := r.table.vote(g, nil); err != nil { // what an earlier vote may have left to be finished is void
+			return nil, err
 		}
 		return stale, nil
 	}
@@ -58,10 +58,7 @@ func (r *Replica) Vote(ctx context.Context, txn *zodb.Txn) ([]Stale, error) {
 	}
 	txn.Floor = uint64(r.cfg.State.Stats().Applied)
 	entry := index.AppendCommit(make([]byte, 0, index.CommitSize(txn)), txn)
-	if !r.table.vote(g, entry) {
-		return nil, ErrVoteLost
-	}
-	return nil, nil
+	return nil, r.table.vote(g, entry)
 }
 
 // reserve returns txn's grant, the one of an earlier vote if it covers the same objects.
@@ -87,7 +84,7 @@ func (r *Replica) reserve(ctx context.Context, txn *zodb.Txn) (*grant, error) {
 }
 
 func newGrant(txn *zodb.Txn) *grant {
-	g := &grant{id: txn.ID, writes: make([]zodb.Oid, len(txn.Writes))}
+	g := &grant{id: txn.ID, snapshot: txn.Snapshot, thread: txn.Thread, writes: make([]zodb.Oid, len(txn.Writes))}
 	for i := range txn.Writes {
 		g.writes[i] = txn.Writes[i].Oid
 	}
@@ -108,6 +105,9 @@ func newGrant(txn *zodb.Txn) *grant {
 }
 
 func (g *grant) covers(txn *zodb.Txn) bool {
+	if g.snapshot != txn.Snapshot {
+		return false
+	}
 	held := make(map[zodb.Oid]bool, len(g.writes)+len(g.reads))
 	for _, oid := range g.reads {
 		held[oid] = false
@@ -128,6 +128,13 @@ func (g *grant) covers(txn *zodb.Txn) bool {
 	return true
 }
 
+func (r *Replica) checkFence(txn *zodb.Txn) error {
+	if txn.Snapshot != 0 && txn.Snapshot < r.cfg.State.Stats().Fence {
+		return ErrBehind
+	}
+	return nil
+}
+
 func (r *Replica) checkReads(txn *zodb.Txn) error {
 	if len(txn.Reads) == 0 {
 		return nil
@@ -146,6 +153,9 @@ func (r *Replica) checkReads(txn *zodb.Txn) error {
 
 // judge is asked under the reservation: what it finds stays so until the outcome.
 func (r *Replica) judge(txn *zodb.Txn) (stale []Stale, err error) {
+	if err := r.checkFence(txn); err != nil { // a horizon may have been waited for
+		return nil, err
+	}
 	if err := r.checkReads(txn); err != nil {
 		return nil, err
 	}

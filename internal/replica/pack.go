@@ -4,14 +4,26 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"time"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// Horizon takes a pack's horizon through the log; see index.AppendHorizon. After an error it may have been logged: repeating it
-// does no harm.
-func (r *Replica) Horizon(ctx context.Context, to zodb.Tid, fence bool) (index.Outcome, error) {
+// Horizon takes a pack's horizon through the log; see index.AppendHorizon. With fence it would refuse transactions whose snapshot is older: those that have voted,
+// in other threads than the pack's, may finish first, since a vote is a promise. It waits for them, at most wait: ErrBusy, and nothing was
+// done; with wait < 0 it does not. After another error it may have been logged: repeating it does no harm.
+func (r *Replica) Horizon(ctx context.Context, to zodb.Tid, fence bool, thread uint64, wait time.Duration) (index.Outcome, error) {
+	if fence {
+		err := r.table.raise(ctx, to, thread, wait)
+		if errors.Is(err, ErrClosed) {
+			err = r.failure()
+		}
+		if err != nil {
+			return index.Outcome{}, err
+		}
+		defer r.table.lower()
+	}
 	return r.idempotent(ctx, func(id zodb.TxnID) []byte { return index.AppendHorizon(nil, id, to, fence) })
 }
 

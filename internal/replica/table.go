@@ -16,8 +16,11 @@ type grant struct {
 	reads  []zodb.Oid // without those written; each once
 	since  time.Time  // of the last vote; monotonic
 	alive  time.Time  // its client's last sign of life
-	entry  []byte     // what Finish proposes; nil while conflicts are unresolved
-	sent   bool       // Finish was called: from here on only its outcome, or never having been proposed, ends the grant
+	// snapshot and thread are zodb.Txn's. A horizon behind the snapshot refuses the transaction.
+	snapshot zodb.Tid
+	thread   uint64
+	entry    []byte // what Finish proposes; nil while conflicts are unresolved
+	sent     bool   // Finish was called: from here on only its outcome, or never having been proposed, ends the grant
 }
 
 // table holds the reservations: writes exclusive, reads shared, each transaction's set taken in one step. Who must wait is
@@ -31,6 +34,8 @@ type table struct {
 	grants map[zodb.TxnID]*grant
 	queue  []*request // oldest first; bounded by the callers: each waits in its own goroutine, at most vote-wait
 	closed bool
+	fence  zodb.Tid      // of a horizon that is about to be logged: nobody with an older snapshot votes; 0: none
+	ended  chan struct{} // closed and forgotten when a reservation ends; nil: nobody waits
 }
 
 // hold is what an oid is reserved for. Invariant: writer != nil or readers > 0, never both.
@@ -107,8 +112,64 @@ func (t *table) drop(req *request) {
 	t.serve() // those behind may not have to wait any more
 }
 
+// before tells whether a horizon at to refuses g's transaction.
+func (g *grant) before(to zodb.Tid) bool { return g.snapshot != 0 && g.snapshot < to }
+
+// raise keeps transactions with a snapshot before to from voting, until lower, and waits for those that have voted, but thread's own, to
+// end: at most wait, or ErrBusy and it is lowered again. With wait < 0 it waits for nobody.
+func (t *table) raise(ctx context.Context, to zodb.Tid, thread uint64, wait time.Duration) error {
+	timer := time.NewTimer(max(0, wait))
+	defer timer.Stop()
+	for {
+		t.mu.Lock()
+		if t.closed {
+			t.mu.Unlock()
+			return ErrClosed
+		}
+		t.fence = to
+		left := 0
+		for _, g := range t.grants {
+			if g.entry != nil && g.before(to) && (thread == 0 || g.thread != thread) {
+				left++
+			}
+		}
+		if left == 0 || wait < 0 {
+			t.mu.Unlock()
+			return nil
+		}
+		if t.ended == nil {
+			t.ended = make(chan struct{})
+		}
+		ended := t.ended
+		t.mu.Unlock()
+		var err error
+		select {
+		case <-ended:
+		case <-timer.C:
+			err = fmt.Errorf("%d transactions with an older snapshot have voted: %w", left, ErrBusy)
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			t.lower()
+			return err
+		}
+	}
+}
+
+// lower undoes raise.
+func (t *table) lower() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fence = 0
+	t.serve()
+}
+
 // free tells whether g's set is compatible with what is held. REQUIRES: t.mu.
 func (t *table) free(g *grant) bool {
+	if g.before(t.fence) {
+		return false
+	}
 	for _, oid := range g.writes {
 		if _, ok := t.held[oid]; ok {
 			return false
@@ -204,16 +265,22 @@ func (t *table) get(id zodb.TxnID) (g *grant, sent bool) {
 	return g, sent
 }
 
-// vote stores what Finish proposes, nil if there is nothing yet; false if the reservation is gone meanwhile, or finished.
-func (t *table) vote(g *grant, entry []byte) bool {
+// vote stores what Finish proposes, nil if there is nothing yet. ErrVoteLost: the reservation is gone meanwhile, or finished. ErrBehind: a horizon
+// is coming that refuses it; the reservation is gone.
+func (t *table) vote(g *grant, entry []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.grants[g.id] != g || g.sent {
-		return false
+		return ErrVoteLost
+	}
+	if entry != nil && g.before(t.fence) {
+		t.releaseLocked(g.id)
+		t.serve()
+		return ErrBehind
 	}
 	now := t.now()
 	g.entry, g.since, g.alive = entry, now, now
-	return true
+	return nil
 }
 
 // send marks a reservation as finished and returns its entry; nil if there is none, it was not voted to the end, or is
@@ -243,6 +310,7 @@ func (t *table) releaseLocked(id zodb.TxnID) {
 		return
 	}
 	delete(t.grants, id)
+	t.tell()
 	for _, oid := range g.writes {
 		delete(t.held, oid)
 	}
@@ -253,6 +321,14 @@ func (t *table) releaseLocked(id zodb.TxnID) {
 		} else {
 			t.held[oid] = h
 		}
+	}
+}
+
+// tell wakes who waits for reservations to end. REQUIRES: t.mu.
+func (t *table) tell() {
+	if t.ended != nil {
+		close(t.ended)
+		t.ended = nil
 	}
 }
 
@@ -301,6 +377,7 @@ func (t *table) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
+	t.tell()
 	for _, req := range t.queue {
 		req.ready <- ErrClosed
 	}

@@ -48,6 +48,8 @@ type Txn struct {
 	Floor uint64
 	// Tid is the leader's suggestion, or with Restore the tid of the source, to be kept.
 	Tid Tid
+	// Thread is the client's, 0: not known. It is not written anywhere: a pack that this thread asks for does not wait for it.
+	Thread uint64
 	// Snapshot is the transaction that the client's snapshot ended with; 0 if it declares none. One that lies before a garbage
 	// collection is refused, since it may link what is gone.
 	Snapshot    Tid

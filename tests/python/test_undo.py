@@ -25,7 +25,7 @@ from ZODB.POSException import (
 )
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64, z64
-from zodb_dht import DHTStorage
+from zodb_dht import DHTStorage, packing
 
 from .conftest import Opener
 from .helpers import begun, commit, new
@@ -424,6 +424,44 @@ def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
     storage.tpc_abort(txn)
     with db.transaction() as conn:
         assert not conn.root()["folder"].data
+    db.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pack_waits_for_an_undo_that_has_voted(open_storage: Opener, shared: bool) -> None:
+    storage = open_storage(shared=shared)
+    db = DB(storage)
+    with db.transaction() as conn:
+        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
+    with db.transaction() as conn:
+        del conn.root()["folder"]["page"]
+    txn = begun(storage)
+    storage.undo(ids(storage)[0], txn)
+    storage.tpc_vote(txn)
+    phases: list[str] = []
+    waits = threading.Event()
+
+    def seen(phase: str, done: int, total: int) -> None:
+        phases.append(phase)
+        if phases.count("wait") == 3:  # for readers first, then for votes
+            waits.set()
+
+    def pack() -> None:
+        try:
+            packing.pack(storage._peer.node, packing.tid_of(time.time()), referencesf, seen)
+        finally:
+            waits.set()
+
+    packer = threading.Thread(target=pack)
+    packer.start()
+    waits.wait()
+    assert "log" not in phases
+    storage.tpc_finish(txn)
+    packer.join()
+    assert "list" in phases
+    db.cacheMinimize()  # nobody told the DB of a transaction on its storage
+    with db.transaction() as conn:
+        assert conn.root()["folder"]["page"].data == {}
     db.close()
 
 

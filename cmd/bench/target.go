@@ -43,7 +43,9 @@ func targets(s sizes) []target {
 			add(metric, bestRelStorage, faster, 2)
 		}
 		add(fmt.Sprintf("setstate-%d", n), filestorage, faster, 1.5)
-		add(fmt.Sprintf("cold-%d", n), filestorage, atMost, 0.7)
+		for _, metric := range []string{"cold-%d", "cold-%d-4t", "cold-all-%d"} {
+			add(fmt.Sprintf(metric, n), filestorage, atMost, 0.7)
+		}
 	}
 	add("catalog-load", filestorage, atMost, 0.5)
 	add("catalog-load", zeo, atMost, 1.0/20)

@@ -85,10 +85,7 @@ func workloads(s sizes) []workload {
 		all = append(all, workload{name: "loads", worker: "warm", database: items(n), parameters: params("objects", n, "threads", []int{1, 4})})
 	}
 	for _, n := range s.loads {
-		for _, prefetch := range []bool{false, true} {
-			all = append(all, workload{name: "cold", worker: "cold", database: items(n),
-				parameters: params("objects", n, "count", min(n, s.coldCount), "prefetch", prefetch)})
-		}
+		all = append(all, colds(n, min(n, s.coldCount))...)
 	}
 	committed := items(s.objects) + "-committed"
 	all = append(all,
@@ -120,6 +117,20 @@ func workloads(s sizes) []workload {
 			only: embedded(), why: "a killed client leaves no trace in a server's database"})
 	}
 	return all
+}
+
+// colds are the first loads of a process, of some of n objects, and of all.
+func colds(n, some int) []workload {
+	cold := func(metric, how string, count, threads int) workload {
+		return workload{name: "cold", worker: "cold", database: items(n), parameters: params(
+			"objects", n, "count", count, "how", how, "threads", threads, "metric", fmt.Sprintf(metric, n))}
+	}
+	all := cold("cold-all-%d", "load", n, 1)
+	all.only, all.why = embedded(), "a cold load from a server takes too long to repeat it so often"
+	return []workload{
+		cold("cold-%d", "load", some, 1), cold("cold-%d-4t", "load", some, 4), cold("cold-prefetch-%d", "prefetch", some, 1),
+		cold("cold-setstate-%d", "setstate", some, 1), all,
+	}
 }
 
 func items(n int) string { return fmt.Sprintf("items-%d", n) }

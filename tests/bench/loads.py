@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import items
@@ -33,26 +33,23 @@ def _connections(db: Any, count: int) -> list[Any]:
     return [db.open(transaction.TransactionManager()) for _ in range(count)]
 
 
-def _in_threads(db: Any, oids: list[bytes], threads: int) -> float:
-    """Seconds for a load, with `threads` threads that each load everything in an order of their own."""
-    conns = _connections(db, threads)
-    orders = []
-    for n in range(threads):
-        order = oids[:]
-        random.Random(n).shuffle(order)
-        orders.append(order)
-    barrier = threading.Barrier(threads + 1)
+def _at_once(runs: Sequence[tuple[Callable[[Any, list[bytes]], None], Any, list[bytes]]]) -> float:
+    """Seconds until all are done, each in a thread of its own if there are several."""
+    if len(runs) == 1:
+        start = time.perf_counter()
+        runs[0][0](*runs[0][1:])
+        return time.perf_counter() - start
+    barrier = threading.Barrier(len(runs) + 1)
     failures: list[BaseException] = []
 
-    def run(load: Any, order: list[bytes]) -> None:
+    def work(run: Callable[[Any, list[bytes]], None], conn: Any, oids: list[bytes]) -> None:
         try:
             barrier.wait()
-            for oid in order:
-                load(oid)
+            run(conn, oids)
         except BaseException as error:
             failures.append(error)
 
-    workers = [threading.Thread(target=run, args=(c._storage.load, o)) for c, o in zip(conns, orders, strict=True)]
+    workers = [threading.Thread(target=work, args=run) for run in runs]
     for w in workers:
         w.start()
     barrier.wait()
@@ -60,10 +57,22 @@ def _in_threads(db: Any, oids: list[bytes], threads: int) -> float:
     for w in workers:
         w.join()
     seconds = time.perf_counter() - start
-    for conn in conns:
-        conn.close()
     if failures:
         raise failures[0]
+    return seconds
+
+
+def _in_threads(db: Any, oids: list[bytes], threads: int) -> float:
+    """Seconds for a load, with `threads` threads that each load everything in an order of their own."""
+    conns = _connections(db, threads)
+    runs = []
+    for n, conn in enumerate(conns):
+        order = oids[:]
+        random.Random(n).shuffle(order)
+        runs.append((_loads, conn, order))
+    seconds = _at_once(runs)
+    for conn in conns:
+        conn.close()
     return seconds / (threads * len(oids))
 
 
@@ -89,20 +98,32 @@ def warm(spec: storages.Spec, objects: int, threads: list[int]) -> Results:
         conn.close()
 
 
-def cold(spec: storages.Spec, objects: int, count: int, prefetch: bool) -> Results:
-    """The first loads of a process. The files are in the page cache: they were read by an earlier one."""
+def cold(spec: storages.Spec, objects: int, count: int, how: str, threads: int, metric: str) -> Results:
+    """The first `count` loads of a process, in random order. The files are in the page cache: an earlier one read them.
+
+    how: load, prefetch (some are asked for at once before), setstate (with unpickling). Threads share the objects.
+    """
     oids = shuffled(objects, count, seed=11)
-    with storages.opened_db(spec) as db:
-        conn = db.open(transaction.TransactionManager())
-        load = conn._storage.load
-        if not prefetch:
-            yield f"cold-{objects}", MICRO * _load_all(load, oids) / count
-        else:
-            start_time = time.perf_counter()
-            for start in range(0, count, PREFETCH):
-                chunk = oids[start : start + PREFETCH]
-                conn.prefetch(chunk)
-                for oid in chunk:
-                    load(oid)
-            yield f"cold-prefetch-{objects}", MICRO * (time.perf_counter() - start_time) / count
-        conn.close()
+    with storages.opened_db(spec, objects=2 * count) as db:
+        conns = _connections(db, threads)
+        shares = [oids[n::threads] for n in range(threads)]
+        run = {"load": _loads, "prefetch": _prefetches, "setstate": _states}[how]
+        yield metric, MICRO * _at_once([(run, conn, share) for conn, share in zip(conns, shares, strict=True)]) / count
+        for conn in conns:
+            conn.close()
+
+
+def _loads(conn: Any, oids: list[bytes]) -> None:
+    _load_all(conn._storage.load, oids)
+
+
+def _prefetches(conn: Any, oids: list[bytes]) -> None:
+    for start in range(0, len(oids), PREFETCH):
+        chunk = oids[start : start + PREFETCH]
+        conn.prefetch(chunk)
+        _load_all(conn._storage.load, chunk)
+
+
+def _states(conn: Any, oids: list[bytes]) -> None:
+    for oid in oids:
+        conn.get(oid)._p_activate()

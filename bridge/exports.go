@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -355,7 +356,19 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: operation %d", errRequest, op)
 }
 
+// heapLimit is where Go's collector stops to let garbage double what is in use. Only large transactions come there: what they need is a few times
+// their size, and as much garbage again would be kept.
+const heapLimit = 400 << 20
+
+// limitHeap sets it for the process, unless whoever started it has set GOMEMLIMIT.
+func limitHeap() {
+	if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
+		debug.SetMemoryLimit(heapLimit)
+	}
+}
+
 func open(ctx context.Context, r *request) ([]byte, error) {
+	limitHeap()
 	path, settings := string(r.field()), r.field()
 	if r.err != nil {
 		return nil, r.err

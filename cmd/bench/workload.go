@@ -51,7 +51,7 @@ type sizes struct {
 func fullSizes() sizes {
 	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
 		docs: 20_000, seconds: 3, objects: 10_000, singles: 10_000, coldCount: 10_000, packs: []int{200_000},
-		blobs: map[string]int64{"64k": 64 << 10, "16m": 16 << 20, "1g": 1 << 30}}
+		blobs: map[string]int64{"64k": 64 << 10, "1m": 1 << 20, "16m": 16 << 20, "1g": 1 << 30}}
 }
 
 func quickSizes() sizes {

@@ -43,8 +43,10 @@ func targets(s sizes) []target {
 			add(metric, bestRelStorage, faster, 2)
 		}
 		add(fmt.Sprintf("setstate-%d", n), filestorage, faster, 1.5)
-		for _, metric := range []string{"cold-%d", "cold-%d-4t", "cold-all-%d"} {
-			add(fmt.Sprintf(metric, n), filestorage, atMost, 0.7)
+		for _, w := range colds(n, min(n, s.coldCount)) {
+			if w.parameters["how"] == "load" {
+				add(fmt.Sprint(w.parameters["metric"]), filestorage, atMost, 0.7)
+			}
 		}
 	}
 	add("catalog-load", filestorage, atMost, 0.5)

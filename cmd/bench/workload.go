@@ -119,18 +119,22 @@ func workloads(s sizes) []workload {
 	return all
 }
 
-// colds are the first loads of a process, of some of n objects, and of all.
+// colds are the first loads of a process, of some of n objects, and of all if these are more.
 func colds(n, some int) []workload {
 	cold := func(metric, how string, count, threads int) workload {
 		return workload{name: "cold", worker: "cold", database: items(n), parameters: params(
 			"objects", n, "count", count, "how", how, "threads", threads, "metric", fmt.Sprintf(metric, n))}
 	}
-	all := cold("cold-all-%d", "load", n, 1)
-	all.only, all.why = embedded(), "a cold load from a server takes too long to repeat it so often"
-	return []workload{
+	colds := []workload{
 		cold("cold-%d", "load", some, 1), cold("cold-%d-4t", "load", some, 4), cold("cold-prefetch-%d", "prefetch", some, 1),
-		cold("cold-setstate-%d", "setstate", some, 1), all,
+		cold("cold-setstate-%d", "setstate", some, 1),
 	}
+	if some < n {
+		all := cold("cold-all-%d", "load", n, 1)
+		all.only, all.why = embedded(), "a cold load from a server takes too long to repeat it so often"
+		colds = append(colds, all)
+	}
+	return colds
 }
 
 func items(n int) string { return fmt.Sprintf("items-%d", n) }

@@ -27,8 +27,8 @@ type aheadChunk struct {
 // NewAhead has hashed nothing yet. It borrows its chunks' memory.
 func NewAhead(buffers *Buffers) *Ahead { return &Ahead{seed: maphash.MakeSeed(), buffers: buffers} }
 
-// Buffers lends memory for chunks, and keeps what is given back for a while: where it was new for each file, a file of four chunks took half of its
-// time for that. The zero value is ready; any goroutine.
+// Buffers lends memory for chunks, and keeps what is given back until the collector has come by twice: new memory for each file is to be cleared, and
+// brings the collector. The zero value is ready; any goroutine.
 type Buffers struct{ pool sync.Pool }
 
 func (b *Buffers) get() *[ChunkSize]byte {

@@ -88,7 +88,7 @@ func TestZerosAreWrittenBetweenCommits(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	for ; asked.Load() < 4; n++ { // so that those are written
+	for ; asked.Load() < 8; n++ { // so that those are written
 		if err := put(s, n, 1000); err != nil {
 			t.Fatal(err)
 		}

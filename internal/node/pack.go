@@ -233,13 +233,13 @@ func (j *packJob) wait(ctx context.Context, n *Node) (PackStep, error) {
 }
 
 func (j *packJob) log(ctx context.Context, n *Node) (PackStep, error) {
-	wait := stepWait
-	if !time.Now().Before(j.until) {
-		wait = -1
-	}
-	_, err := n.log.Horizon(ctx, j.to, j.gc, j.thread, wait)
+	_, err := n.log.Horizon(ctx, j.to, j.gc, j.thread, max(0, min(stepWait, time.Until(j.until))))
 	if errors.Is(err, replica.ErrBusy) {
-		return PackStep{Phase: phaseWait}, nil
+		if time.Now().Before(j.until) {
+			return PackStep{Phase: phaseWait}, nil
+		}
+		n.cfg.Logger.Warn("a pack does not wait any longer for transactions that have voted: their commits will fail", "horizon", j.to.String(), "cause", err)
+		_, err = n.log.Horizon(ctx, j.to, j.gc, j.thread, -1)
 	}
 	if err != nil {
 		return PackStep{}, fmt.Errorf("log the horizon: %w", err)

@@ -140,7 +140,7 @@ def fresh(directory: str, name: str) -> str:
 def leave(path: str, size: int) -> None:
     """Many small files stay until all is measured: ext4 without a journal, when it makes a file, looks at each inode
     that was freed in the last minutes, for 0.3 ms after one round's removal. Large ones would fill the disk."""
-    if size >= MB:
+    if size > MB:
         shutil.rmtree(os.path.dirname(path))
 
 

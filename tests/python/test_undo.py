@@ -403,6 +403,14 @@ def test_history_has_as_many_revisions_as_asked_for_while_a_newer_one_is_not_pub
     assert [h["tid"] for h in storage.history(oid, 1)] == [tid]
 
 
+def _without_page(db: DB) -> None:
+    """A folder whose page the last transaction took out."""
+    with db.transaction() as conn:
+        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
+    with db.transaction() as conn:
+        del conn.root()["folder"]["page"]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("voted", [False, True])
 def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
@@ -410,10 +418,7 @@ def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
 ) -> None:
     storage = open_storage(shared=shared)
     db = DB(storage)
-    with db.transaction() as conn:
-        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
-    with db.transaction() as conn:
-        del conn.root()["folder"]["page"]
+    _without_page(db)
     txn = begun(storage)
     storage.undo(ids(storage)[0], txn)
     if voted:
@@ -431,10 +436,7 @@ def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
 def test_a_pack_waits_for_an_undo_that_has_voted(open_storage: Opener, shared: bool) -> None:
     storage = open_storage(shared=shared)
     db = DB(storage)
-    with db.transaction() as conn:
-        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
-    with db.transaction() as conn:
-        del conn.root()["folder"]["page"]
+    _without_page(db)
     txn = begun(storage)
     storage.undo(ids(storage)[0], txn)
     storage.tpc_vote(txn)

@@ -1,4 +1,4 @@
-// The calls between the extension (bridge.c) and the Go core (exports.go). No Python in here.
+// The calls between the extension's C files and the Go core (exports.go). No Python in here.
 #ifndef ZODB_DHT_BRIDGE_H
 #define ZODB_DHT_BRIDGE_H
 

@@ -15,7 +15,8 @@ import (
 )
 
 // Requests and answers; oids, tids and counts are u64 big-endian as ZODB has them, lengths u32 little-endian, "bytes" a
-// length and that many bytes, "?bytes" the length 2^32-1 for None. bridge.c is the other end, built from the same tree.
+// length and that many bytes, "?bytes" the length 2^32-1 for None. request.c and answer.c are the other end, built from the same
+// tree.
 //
 //	load_before   oid, before               -> tid, next (0: None), bytes  | nothing: None
 //	load_pinned   oid, at, quiet 1          -> tid, next (0: None), bytes  | nothing, if quiet: newer than at

@@ -1,0 +1,57 @@
+//go:build python
+
+// Errors of the core as Python's exceptions; zodb_dht.errors makes them of a code, a message and details.
+
+#include "call.h"
+
+#include <stdlib.h>
+
+static PyObject *factory; // makes exceptions: factory(code, message, details)
+
+void raise_code(const char *code, const char *message, PyObject *details) {
+    PyObject *made = NULL, *own = NULL;
+    if (!details) details = own = PyDict_New();
+    if (details && factory) made = PyObject_CallFunction(factory, "ssO", code, message, details);
+    if (made) {
+        PyErr_SetObject((PyObject *)Py_TYPE(made), made);
+        Py_DECREF(made);
+    } else if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_RuntimeError, "%s: %s", code, message);
+    }
+    Py_XDECREF(own);
+}
+
+void raise_panic(void) { raise_code("broken", "the core panicked; this peer commits nothing any more", NULL); }
+
+void raise_reply(zd_reply *out) {
+    answer a = {out->data, out->len, 0};
+    char *code = dup_text(&a), *message = dup_text(&a);
+    PyObject *details = PyDict_New();
+    uint32_t n = get_u32(&a);
+    for (uint32_t i = 0; i < n && details && !a.bad; i++) {
+        char *key = dup_text(&a);
+        PyObject *v = *get(&a, 1) ? PyLong_FromLongLong((long long)0) : NULL;
+        if (v) { // an int: little-endian
+            Py_DECREF(v);
+            uint64_t lo = get_u32(&a), hi = get_u32(&a);
+            v = PyLong_FromLongLong((long long)(hi << 32 | lo));
+        } else {
+            v = get_bytes(&a);
+        }
+        if (key && v) PyDict_SetItemString(details, key, v);
+        Py_XDECREF(v);
+        free(key);
+    }
+    raise_code(code ? code : "failed", message ? message : "", details);
+    Py_XDECREF(details);
+    free(code);
+    free(message);
+}
+
+PyObject *core_set_error_factory(PyObject *module, PyObject *f) {
+    (void)module;
+    PyObject *old = factory;
+    factory = Py_NewRef(f);
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,87 @@
+//go:build python
+
+// zodb_dht._core for CPython 3.10 and up (limited API): decodes arguments into one request, calls Go, encodes the answer.
+// _core.pyi documents each method; wire.go draws the requests and answers.
+//
+// The GIL is kept by try_load alone, which never waits; every other call releases it. Go starts with the first open. After a fork
+// behind that the child may not enter Go (its threads are gone): every entry looks at `forked` first.
+
+#include "node.h"
+#include "start.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+typedef struct {
+    PyObject *node_type, *view_type;
+} module_state;
+
+static PyObject *core_open(PyObject *module, PyObject *const *args, Py_ssize_t n) {
+    request r = {0};
+    zd_reply out;
+    module_state *st = PyModule_GetState(module);
+    if (!nargs_is(n, 2, "open") || after_fork()) return NULL;
+    start_go();
+    PyObject *path = NULL, *settings = PyUnicode_AsUTF8String(args[1]);
+    if (!settings || !PyUnicode_FSConverter(args[0], &path)) {
+        Py_XDECREF(settings);
+        return NULL;
+    }
+    put_bytes(&r, path, 0, "path");
+    put_bytes(&r, settings, 0, "settings");
+    Py_DECREF(path);
+    Py_DECREF(settings);
+    if (call(ZD_OPEN, 0, &r, &out, 1) < 0) return NULL;
+    answer a = {out.data, out.len, 0};
+    uint64_t h = get_u64(&a);
+    free(out.data);
+    Node *node = PyObject_New(Node, (PyTypeObject *)st->node_type);
+    if (!node) return NULL;
+    node->h = h;
+    node->view_type = Py_NewRef(st->view_type);
+    return (PyObject *)node;
+}
+
+static PyObject *core_version(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyUnicode_FromString("0.1.0");
+}
+
+static PyMethodDef module_methods[] = {
+    {"open", (PyCFunction)(void (*)(void))core_open, METH_FASTCALL, NULL},
+    {"set_error_factory", core_set_error_factory, METH_O, NULL},
+    {"version", core_version, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static void in_child(void) { forked = !start_runtime; }
+
+static int module_exec(PyObject *module) {
+    static int watching;
+    module_state *st = PyModule_GetState(module);
+    if (!watching) {
+        if (pthread_atfork(NULL, NULL, in_child) != 0) {
+            PyErr_SetString(PyExc_OSError, "pthread_atfork failed");
+            return -1;
+        }
+        watching = 1;
+    }
+    st->node_type = PyType_FromModuleAndSpec(module, &node_spec, NULL);
+    st->view_type = PyType_FromModuleAndSpec(module, &view_spec, NULL);
+    if (!st->node_type || !st->view_type) return -1;
+    if (PyModule_AddObjectRef(module, "Node", st->node_type) < 0) return -1;
+    return PyModule_AddObjectRef(module, "View", st->view_type);
+}
+
+static void module_free(void *module) {
+    module_state *st = PyModule_GetState(module);
+    Py_CLEAR(st->node_type);
+    Py_CLEAR(st->view_type);
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT, "zodb_dht._core", NULL, sizeof(module_state), module_methods, module_slots, NULL, NULL, module_free};
+
+__attribute__((visibility("default"))) PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&module_def); }

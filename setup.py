@@ -38,8 +38,9 @@ class BuildGo(build_ext):
         if sys.platform == "linux":
             undefined += " -Wl,--wrap=x_cgo_sys_thread_create"  # bridge/start.h
         env = dict(os.environ, CGO_ENABLED="1", CGO_LDFLAGS=undefined, CGO_LDFLAGS_ALLOW="-Wl,.*")
-        env["CGO_CFLAGS"] = f"-O2 -I{sysconfig.get_paths()['include']}"
-        common = [go, "build", "-trimpath", f"-ldflags=-s -w -X main.version={self.distribution.get_version()}"]
+        version = self.distribution.get_version()
+        env["CGO_CFLAGS"] = f"-O2 -DZD_VERSION={version} -I{sysconfig.get_paths()['include']}"
+        common = [go, "build", "-trimpath", f"-ldflags=-s -w -X main.version={version}"]
         self.go([*common, "-buildmode=c-shared", "-tags=python,pebblegozstd", "-o", str(target), "./bridge"], env)
         command = target.parent / "_bin" / "zodb-dht"
         env["CGO_ENABLED"] = "0"

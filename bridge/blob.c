@@ -12,7 +12,7 @@ METHOD(node_stage_blob) {
     if (!nargs_is(n, 4, "stage_blob")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
     put_fixed(&r, args[1], 8, "an oid");
-    int keep = PyObject_IsTrue(args[3]);
+    int keep = r.failed ? -1 : PyObject_IsTrue(args[3]);
     if (keep < 0 || !PyUnicode_FSConverter(args[2], &path)) {
         free(r.p);
         return NULL;

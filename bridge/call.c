@@ -15,6 +15,28 @@ extern void zd_cancel(uint64_t token);
 
 volatile int forked;
 
+// lost takes back what a call began whose answer nobody gets, since a signal's handler raised meanwhile: its caller never will.
+static void lost(int op, uint64_t h, zd_reply *out) {
+    zd_reply end = {0};
+    answer a = {out->data, out->len, 0};
+    switch (op) {
+    case ZD_OPEN:
+        op = ZD_CLOSE;
+        h = get_u64(&a);
+        break;
+    case ZD_PACK_BEGIN:
+        if (!*get(&a, 1)) return; // there was nothing to pack
+        op = ZD_PACK_END;
+        break;
+    default:
+        return; // what a transaction did ends with it
+    }
+    Py_BEGIN_ALLOW_THREADS
+    zd_call(op, h, NULL, 0, &end);
+    Py_END_ALLOW_THREADS
+    free(end.data);
+}
+
 // call sends r and frees it; 0: out holds an answer that the caller frees. waits: the thread looks for signals meanwhile.
 int call(int op, uint64_t h, request *r, zd_reply *out, int waits) {
     int failed = r->failed || after_fork();
@@ -41,6 +63,7 @@ int call(int op, uint64_t h, request *r, zd_reply *out, int waits) {
         }
         free(r->p);
         if (stop) {
+            if (out->ok) lost(op, h, out);
             free(out->data);
             return -1;
         }

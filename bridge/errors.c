@@ -30,9 +30,8 @@ void raise_reply(zd_reply *out) {
     uint32_t n = get_u32(&a);
     for (uint32_t i = 0; i < n && details && !a.bad; i++) {
         char *key = dup_text(&a);
-        PyObject *v = *get(&a, 1) ? PyLong_FromLongLong((long long)0) : NULL;
-        if (v) { // an int: little-endian
-            Py_DECREF(v);
+        PyObject *v;
+        if (*get(&a, 1)) { // an int: little-endian
             uint64_t lo = get_u32(&a), hi = get_u32(&a);
             v = PyLong_FromLongLong((long long)(hi << 32 | lo));
         } else {

@@ -3,7 +3,8 @@
 // zodb_dht._core for CPython 3.10 and up (limited API): decodes arguments into one request, calls Go, encodes the answer.
 // _core.pyi documents each method; wire.go draws the requests and answers.
 //
-// The GIL is kept by try_load alone, which never waits; every other call releases it. Go starts with the first open. After a fork
+// The GIL is kept by what neither waits nor takes long: a load of what is in memory, a small vote, publish, unpin, an advance over recent commits, the last tid. Every
+// other call releases it. Go starts with the first open. After a fork
 // behind that the child may not enter Go (its threads are gone): every entry looks at `forked` first.
 
 #include "node.h"
@@ -11,6 +12,12 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+
+#ifndef ZD_VERSION
+#define ZD_VERSION unknown // setup.py defines it
+#endif
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
 
 typedef struct {
     PyObject *node_type, *view_type;
@@ -31,21 +38,27 @@ static PyObject *core_open(PyObject *module, PyObject *const *args, Py_ssize_t n
     put_bytes(&r, settings, 0, "settings");
     Py_DECREF(path);
     Py_DECREF(settings);
-    if (call(ZD_OPEN, 0, &r, &out, 1) < 0) return NULL;
-    answer a = {out.data, out.len, 0};
-    uint64_t h = get_u64(&a);
-    free(out.data);
-    Node *node = PyObject_New(Node, (PyTypeObject *)st->node_type);
-    if (!node) return NULL;
-    node->h = h;
+    Node *node = PyObject_New(Node, (PyTypeObject *)st->node_type); // first: without memory for it nothing is opened
+    if (!node) {
+        free(r.p);
+        return NULL;
+    }
+    node->h = 0;
     node->view_type = Py_NewRef(st->view_type);
+    if (call(ZD_OPEN, 0, &r, &out, 1) < 0) {
+        Py_DECREF(node);
+        return NULL;
+    }
+    answer a = {out.data, out.len, 0};
+    node->h = get_u64(&a);
+    free(out.data);
     return (PyObject *)node;
 }
 
 static PyObject *core_version(PyObject *module, PyObject *unused) {
     (void)module;
     (void)unused;
-    return PyUnicode_FromString("0.1.0");
+    return PyUnicode_FromString(TEXT(ZD_VERSION));
 }
 
 static PyMethodDef module_methods[] = {

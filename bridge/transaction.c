@@ -153,7 +153,8 @@ METHOD(node_restore) {
     if (!nargs_is(n, 7, "restore")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
     put_fixed(&r, args[1], 8, "a tid");
-    PyObject *status = PyUnicode_AsLatin1String(args[2]);
+    PyObject *status = r.failed ? NULL : PyUnicode_AsLatin1String(args[2]);
+    if (!status) r.failed = 1;
     put_fixed(&r, status, 1, "a status");
     Py_XDECREF(status);
     put_fields(&r, args + 3);

@@ -240,6 +240,7 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
     }
     answer a = {out.data, out.len, 0};
     uint64_t now = get_u64(&a);
+    v->pinned = 1; // from here on, whether or not there is memory for the list
     int known = *get(&a, 1);
     PyObject *list = known ? PyList_New(0) : Py_NewRef(Py_None);
     int filter = PySet_Size(mine) > 0;
@@ -264,10 +265,7 @@ static PyObject *view_advance(PyObject *self, PyObject *own) {
     }
     Py_DECREF(mine);
     PyObject *res = finished(&out, &a, list);
-    if (res) {
-        v->at = now;
-        v->pinned = 1;
-    }
+    if (res) v->at = now;
     return res;
 }
 

@@ -99,6 +99,54 @@ def test_a_waiting_vote_can_be_interrupted(child: Child) -> None:
     assert child(INTERRUPT) == "done\n"
 
 
+INTERRUPTED_OPEN = """\
+import os, signal, threading
+from pathlib import Path
+from zodb_dht import DHTStorage
+
+storage = DHTStorage("peer", blob_dir="blobs")
+oid = storage.new_oid()
+storage.close()
+place = Path("peer/blob-dir")
+text = place.read_bytes()
+place.unlink()
+os.mkfifo(place)  # an open waits in its midst until somebody has written to it
+
+def interrupt(number, frame):
+    with place.open("wb") as f:  # whoever looks again finds a file
+        place.unlink()
+        place.write_bytes(text)
+        f.write(text)
+    while not any(os.readlink(f"/proc/self/fd/{n}").endswith("/mark") for n in fds()):
+        pass  # the log is about to be read, and then nothing is left that looks at a cancelled context
+    threads = -1
+    while threads != (threads := len(os.listdir("/proc/self/task"))):
+        threading.Event().wait(0.3)
+    raise KeyboardInterrupt
+
+def fds():
+    for n in os.listdir("/proc/self/fd"):
+        if os.path.lexists(f"/proc/self/fd/{n}"):
+            yield n
+
+signal.signal(signal.SIGUSR1, interrupt)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+try:
+    storage = DHTStorage("peer")
+    raise AssertionError("the open was not interrupted")
+except KeyboardInterrupt:
+    pass
+storage = DHTStorage("peer")  # nobody holds it
+assert storage.new_oid() > oid
+storage.close()
+print("done")
+"""
+
+
+def test_an_interrupt_behind_an_open_leaves_nothing_open(child: Child) -> None:
+    assert child(INTERRUPTED_OPEN) == "done\n"
+
+
 INTERRUPTED_FINISH = """\
 import os, signal, threading
 from ZODB.Connection import TransactionMetaData

@@ -39,6 +39,7 @@ type recordCache struct {
 type shard struct {
 	mu     sync.Mutex // guards all below but closes; never held across I/O
 	table  []uint64   // by oid, open addressing: see slot; 0 is free. Invariant: at most half of it is taken
+	mapped []byte     // what table lies in, if that is not Go's
 	shift  uint       // of oidHash: 64 - log2 of the table's length
 	live   int        // entries that are in the table
 	log    byteLog    // all entries, in the order in which they came
@@ -66,8 +67,10 @@ func (c *recordCache) close() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.table, s.live, s.log, s.first, s.closed = nil, 0, byteLog{}, 0, true
+		mapped := s.mapped
+		s.table, s.mapped, s.live, s.log, s.first, s.closed = nil, nil, 0, byteLog{}, 0, true
 		s.grow()
+		unmapMemory(mapped)
 		s.mu.Unlock()
 	}
 	c.arena.close()

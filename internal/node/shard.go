@@ -2,6 +2,7 @@ package node
 
 import (
 	"math/bits"
+	"unsafe"
 
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
@@ -144,6 +145,9 @@ func (s *shard) remove(oid zodb.Oid) {
 // leastTable is the length of a new shard's table.
 const leastTable = 32
 
+// leastMapped is the length of a table, a power of two, from which on it lies outside of Go's heap: four pages of the usual size.
+const leastMapped = 2048
+
 // grow makes the table, which fills up, twice as large.
 func (s *shard) grow() { s.reserve(s.live + 1) }
 
@@ -156,12 +160,27 @@ func (s *shard) reserve(live int) {
 	if n <= len(s.table) {
 		return
 	}
-	old := s.table
-	s.table, s.shift = make([]uint64, n), uint(64-bits.Len(uint(n-1)))
-	clear(s.table) // writes to fresh pages, which a read would map twice
+	old, mapped := s.table, s.mapped
+	s.table, s.mapped = makeTable(n)
+	s.shift = uint(64 - bits.Len(uint(n-1)))
 	for _, p := range old {
 		if p != 0 {
 			s.table[s.slot(s.log.header(positionOf(p)).oid())] = p
 		}
 	}
+	unmapMemory(mapped)
+}
+
+// makeTable gives n free places. Large tables are not the Go collector's, who would begin to collect because of those that an open makes; mapped is for
+// unmapMemory.
+func makeTable(n int) (table []uint64, mapped []byte) {
+	const size = int(unsafe.Sizeof(table[0]))
+	if n >= leastMapped {
+		mapped = mapMemory(n * size)
+	}
+	if mapped == nil {
+		return make([]uint64, n), nil
+	}
+	touchMemory(mapped)
+	return unsafe.Slice((*uint64)(unsafe.Pointer(&mapped[0])), n), mapped
 }

@@ -358,7 +358,7 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 
 // heapLimit is where Go's collector stops to let garbage double what is in use. Only large transactions come there: what they need is a few times
 // their size, and as much garbage again would be kept.
-const heapLimit = 400 << 20
+const heapLimit = 200 << 20
 
 // limitHeap sets it for the process, unless whoever started it has set GOMEMLIMIT.
 func limitHeap() {

@@ -241,7 +241,7 @@ func (r *Replica) appended(appends []*raftpb.Message) error {
 		return nil // poisoned meanwhile: no acknowledgement, even of what is durable
 	}
 	for _, m := range appends {
-		if err := r.log.mirror(m.GetEntries()); err != nil {
+		if err := r.log.Append(m.GetEntries()); err != nil {
 			return fmt.Errorf("append to the log: %w", err)
 		}
 		r.answer(m)

@@ -30,13 +30,14 @@ type logStore struct {
 	conf     *raftpb.ConfState
 	hard     *raftpb.HardState // what the row says, or is about to
 	unsynced bool              // a write that answers will rely on is not durable yet
-	sizes    []int             // of the mirrored entries, oldest first
-	size     int               // their sum
+	shapes   []shape           // of the entries that have rows, oldest first: the mirrored ones, and those that are being written
+	size     int               // their data's, in bytes
+	stray    [][]byte          // keys of parts that a crash left without their entry's row
 	key      []byte
 }
 
 func openLog(db *pebble.DB, applied uint64) (*logStore, error) {
-	l := &logStore{MemoryStorage: raft.NewMemoryStorage(), db: db, hard: &raftpb.HardState{}}
+	l := &logStore{MemoryStorage: raft.NewMemoryStorage(), db: db, hard: &raftpb.HardState{}, key: make([]byte, 0, partKeyLen)}
 	v, err := readRow(db, confKey)
 	if err != nil {
 		return nil, err
@@ -129,29 +130,31 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	var entries []*raftpb.Entry
+	r := entryReader{next: next}
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.ValueAndErr()
 		if err != nil {
 			return readError(err)
 		}
-		e, err := decodeEntry(it.Key(), v)
-		if err != nil {
+		if err := r.row(it.Key(), v); err != nil {
 			return err
 		}
-		if e.GetIndex() != next {
-			return corrupt("the log", "it jumps from entry %d to %d", next-1, e.GetIndex())
-		}
-		next++
-		entries = append(entries, e)
 	}
 	if err := it.Error(); err != nil {
 		return readError(err)
 	}
-	if applied >= next {
-		return corrupt("the log", "it ends at entry %d, but %d are applied", next-1, applied)
+	if err := r.end(); err != nil {
+		return err
 	}
-	return l.mirror(entries)
+	if applied >= r.next {
+		return corrupt("the log", "it ends at entry %d, but %d are applied", r.next-1, applied)
+	}
+	for _, e := range r.entries {
+		l.shapes = append(l.shapes, shapeOf(e))
+		l.size += len(e.GetData())
+	}
+	l.stray = r.stray
+	return l.Append(r.entries)
 }
 
 func (l *logStore) readHard(applied uint64) error {
@@ -186,25 +189,6 @@ func (l *logStore) alone() bool {
 	return len(voters) == 1 && voters[0] == l.id
 }
 
-// mirror adds entries behind those in memory; ones that raft replaces go first.
-func (l *logStore) mirror(entries []*raftpb.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	first, _ := l.FirstIndex()
-	if keep := int(entries[0].GetIndex() - first); keep < len(l.sizes) {
-		for _, n := range l.sizes[keep:] {
-			l.size -= n
-		}
-		l.sizes = l.sizes[:keep]
-	}
-	for _, e := range entries {
-		l.sizes = append(l.sizes, len(e.GetData()))
-		l.size += len(e.GetData())
-	}
-	return l.Append(entries)
-}
-
 // InitialState is raft.Storage's.
 func (l *logStore) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	return l.hard, l.conf, nil
@@ -215,14 +199,24 @@ func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 
-// begin writes the messages' entries and hard state in one batch. If raft's answers rely on it (or on an earlier one) the batch is
-// returned while it is being synced, and end must be called; else nil.
+// begin writes the messages' entries and hard state in one batch, the parts of large entries before it. If raft's answers rely on it (or on an earlier one)
+// the batch is returned while it is being synced, and end must be called; else nil.
 func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
+	if len(l.stray) > 0 && len(messages) > 0 {
+		if err := l.sweep(); err != nil {
+			return nil, err
+		}
+	}
 	answers, size := false, 64
 	for _, m := range messages {
 		answers = answers || len(m.GetResponses()) > 0
 		for _, e := range m.GetEntries() {
-			size += len(e.GetData()) + 40
+			size += 40
+			if n := shapeOf(e).parts(); n == 0 {
+				size += len(e.GetData())
+			} else if err := l.writeParts(e, n); err != nil {
+				return nil, err
+			}
 		}
 	}
 	b := l.db.NewBatchWithSize(size)
@@ -243,6 +237,31 @@ func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
 	return b, nil
 }
 
+// sweep deletes what crashes left. Before anything else is written: the same part may come again.
+func (l *logStore) sweep() error {
+	b := l.db.NewBatch()
+	defer b.Close()
+	for _, key := range l.stray {
+		if err := b.Delete(key, nil); err != nil {
+			return err
+		}
+	}
+	l.stray = nil
+	return b.Commit(pebble.NoSync)
+}
+
+// writeParts is not synced: the entry's row stands behind it in the write-ahead log.
+func (l *logStore) writeParts(e *raftpb.Entry, n int) error {
+	for part := range n {
+		b := l.db.NewBatchWithSize(partBytes + 64)
+		setPart(b, e, part)
+		if err := errors.Join(b.Commit(pebble.NoSync), b.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // end waits until a batch of begin is durable.
 func (l *logStore) end(b *pebble.Batch) error {
 	if err := b.SyncWait(); err != nil {
@@ -253,20 +272,16 @@ func (l *logStore) end(b *pebble.Batch) error {
 }
 
 func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers bool) error {
-	last, _ := l.LastIndex()
 	voted := answers && l.unsynced // a row to sync, for the sake of those before it
 	for _, m := range messages {
 		if m.GetSnapshot().GetMetadata().GetIndex() != 0 {
 			return fmt.Errorf("a snapshot came, of entry %d: none is ever sent", m.GetSnapshot().GetMetadata().GetIndex())
 		}
 		for _, e := range m.GetEntries() {
-			setEntry(b, e)
-			for i := e.GetIndex() + 1; i <= last; i++ { // raft replaced the tail
-				if err := b.Delete(entryKey(nil, i), nil); err != nil {
-					return err
-				}
+			if err := l.replace(b, e); err != nil {
+				return err
 			}
-			last = min(last, e.GetIndex())
+			setEntry(b, e)
 		}
 		if m.Term == nil || m.Vote == nil || m.Commit == nil {
 			continue
@@ -281,17 +296,43 @@ func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers boo
 	return b.Set(hardKey, encodeHard(l.hard), nil)
 }
 
+// replace makes e the last entry that has rows. Those that raft replaces by it go.
+func (l *logStore) replace(b *pebble.Batch, e *raftpb.Entry) error {
+	first, _ := l.FirstIndex()
+	keep := int(e.GetIndex() - first)
+	for n, s := range l.shapes[keep:] {
+		i := e.GetIndex() + uint64(n)
+		l.size -= s.size
+		if n == 0 && s.term == e.GetTerm() {
+			continue // it comes again
+		}
+		if err := deleteParts(b, l.key, i, s); err != nil {
+			return err
+		}
+		if n == 0 {
+			continue // its row is overwritten
+		}
+		if err := deleteEntry(b, l.key, i); err != nil {
+			return err
+		}
+	}
+	l.shapes = append(l.shapes[:keep], shapeOf(e))
+	l.size += len(e.GetData())
+	return nil
+}
+
 // truncate cuts off applied entries beyond what is kept. Not synced: it stands in the write-ahead log behind the Apply that
 // it relies on.
 func (l *logStore) truncate(applied uint64) error {
-	if l.size <= keepBytes && len(l.sizes) <= keepEntries {
+	if l.size <= keepBytes && len(l.shapes) <= keepEntries {
 		return nil
 	}
 	first, _ := l.FirstIndex()
-	cut, size, n := first, l.size, 0
+	cut, size, n, rows := first, l.size, 0, 0
 	// Down to half of what is kept, so that this is done now and then, not at each commit.
-	for cut <= applied && (size > keepBytes/2 || len(l.sizes)-n > keepEntries/2) {
-		size -= l.sizes[n]
+	for cut <= applied && (size > keepBytes/2 || len(l.shapes)-n > keepEntries/2) {
+		size -= l.shapes[n].size
+		rows += l.shapes[n].rows()
 		n++
 		cut++
 	}
@@ -302,11 +343,10 @@ func (l *logStore) truncate(applied uint64) error {
 	if err != nil {
 		return err
 	}
-	b := l.db.NewBatchWithSize(64 + 24*n)
+	b := l.db.NewBatchWithSize(64 + 24*rows)
 	defer b.Close()
 	for i := first; i < cut; i++ { // single deletes: a range deletion in the memtable would slow every reader
-		l.key = entryKey(l.key[:0], i)
-		if err := b.Delete(l.key, nil); err != nil {
+		if err := errors.Join(deleteEntry(b, l.key, i), deleteParts(b, l.key, i, l.shapes[i-first])); err != nil {
 			return err
 		}
 	}
@@ -316,6 +356,6 @@ func (l *logStore) truncate(applied uint64) error {
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	l.sizes, l.size = append([]int(nil), l.sizes[n:]...), size
+	l.shapes, l.size = append([]shape(nil), l.shapes[n:]...), size
 	return l.Compact(cut - 1)
 }

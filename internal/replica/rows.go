@@ -20,13 +20,21 @@ import (
 //	l 'b'          -> version 1 | term 8 | vote 8 | commit 8 | crc 4                   Raft's hard state; its commit may lag
 //	l 'c'          -> version 1 | index 8 | term 8 | crc 4                             the last entry cut off at the front
 //	l 'e' index 8  -> version 1 | type 1 | term 8 | data | crc 4                       an entry; data: docs/format.md
+//	l 'e' index 8  -> version 2 | type 1 | term 8 | size 8 | crc 4                     an entry whose data, of that size, lies in the parts behind it
+//	l 'e' index 8 term 8 part 4 -> version 1 | data | crc 4                            its parts, from 0 on, each of partBytes but for the last
 //
-// Pebble's own checksums cover what lies on disk; the crc covers the way through its buffers and tables, and a row under a wrong key.
+// Parts are written before the row that they belong to. Without one, with its term, they are what a crash left, and no entry. Pebble's own checksums cover what lies on disk; the crc covers the way through its buffers and tables, and a row under a wrong key.
 const (
-	logVersion = 1
-	rowLog     = 'l'
-	entryHead  = 1 + 1 + 8
-	crcLen     = 4
+	logVersion    = 1
+	partedVersion = 2
+	rowLog        = 'l'
+	entryHead     = 1 + 1 + 8
+	crcLen        = 4
+	entryKeyLen   = 2 + 8
+	partKeyLen    = entryKeyLen + 8 + 4
+	// partBytes is the most that a row holds of an entry's data. A table block holds at least one row, so a large one goes through flushes
+	// and compactions whole: as a batch, a block, a compressor's memory, a copy, several times over.
+	partBytes = 1 << 20
 )
 
 var (
@@ -38,10 +46,6 @@ var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
-func entryKey(dst []byte, i uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, rowLog, 'e'), i)
-}
-
 func rowSum(key, v []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key[1:], castagnoli), castagnoli, v)
 }
@@ -49,16 +53,16 @@ func rowSum(key, v []byte) uint32 {
 // seal appends the crc.
 func seal(key, v []byte) []byte { return binary.BigEndian.AppendUint32(v, rowSum(key, v)) }
 
-// unseal checks version and crc, and returns what is between them.
-func unseal(key, v []byte, least int) ([]byte, error) {
-	if len(v) > 0 && v[0] > logVersion {
-		return nil, fmt.Errorf("log row %x has version %d, this program knows %d: %w", key, v[0], logVersion, index.ErrNewerFormat)
+// unseal checks version, at most newest, and crc, and returns what is between them.
+func unseal(key, v []byte, newest byte, least int) (version byte, body []byte, err error) {
+	if len(v) > 0 && v[0] > newest {
+		return 0, nil, fmt.Errorf("log row %x has version %d, this program knows %d: %w", key, v[0], newest, index.ErrNewerFormat)
 	}
 	n := len(v) - crcLen
-	if n < 1+least || v[0] != logVersion || rowSum(key, v[:n]) != binary.BigEndian.Uint32(v[n:]) {
-		return nil, corrupt(fmt.Sprintf("log row %x", key), "%d bytes: length or checksum", len(v))
+	if n < 1+least || v[0] == 0 || rowSum(key, v[:n]) != binary.BigEndian.Uint32(v[n:]) {
+		return 0, nil, corrupt(fmt.Sprintf("log row %x", key), "%d bytes: length or checksum", len(v))
 	}
-	return v[1:n], nil
+	return v[0], v[1:n], nil
 }
 
 func corrupt(what, format string, args ...any) error {
@@ -73,33 +77,6 @@ func readError(err error) error {
 	return fmt.Errorf("read the log: %w", err)
 }
 
-// setEntry puts an entry's row into a batch.
-func setEntry(b *pebble.Batch, e *raftpb.Entry) {
-	data := e.GetData()
-	op := b.SetDeferred(10, entryHead+len(data)+crcLen)
-	entryKey(op.Key[:0], e.GetIndex())
-	op.Value[0], op.Value[1] = logVersion, byte(e.GetType())
-	binary.BigEndian.PutUint64(op.Value[2:], e.GetTerm())
-	copy(op.Value[entryHead:], data)
-	n := entryHead + len(data)
-	binary.BigEndian.PutUint32(op.Value[n:], rowSum(op.Key, op.Value[:n]))
-	_ = op.Finish() // fails only for a batch with an index
-}
-
-func decodeEntry(key, v []byte) (*raftpb.Entry, error) {
-	if len(key) != 10 {
-		return nil, corrupt(fmt.Sprintf("log row %x", key), "no entry's key")
-	}
-	body, err := unseal(key, v, entryHead-1)
-	if err != nil {
-		return nil, err
-	}
-	return &raftpb.Entry{
-		Index: proto.Uint64(binary.BigEndian.Uint64(key[2:])), Type: raftpb.EntryType(body[0]).Enum(),
-		Term: proto.Uint64(binary.BigEndian.Uint64(body[1:])), Data: append([]byte(nil), body[9:]...),
-	}, nil
-}
-
 func encodeConf(id uint64, conf *raftpb.ConfState) ([]byte, error) {
 	raw, err := proto.Marshal(conf)
 	if err != nil {
@@ -110,7 +87,7 @@ func encodeConf(id uint64, conf *raftpb.ConfState) ([]byte, error) {
 }
 
 func decodeConf(v []byte) (id uint64, conf *raftpb.ConfState, err error) {
-	body, err := unseal(confKey, v, 8)
+	_, body, err := unseal(confKey, v, logVersion, 8)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -128,7 +105,7 @@ func encodeHard(h *raftpb.HardState) []byte {
 }
 
 func decodeHard(v []byte) (*raftpb.HardState, error) {
-	body, err := unseal(hardKey, v, 24)
+	_, body, err := unseal(hardKey, v, logVersion, 24)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +119,7 @@ func encodeCut(i, term uint64) []byte {
 }
 
 func decodeCut(v []byte) (i, term uint64, err error) {
-	body, err := unseal(cutKey, v, 16)
+	_, body, err := unseal(cutKey, v, logVersion, 16)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -78,6 +78,8 @@ type acked struct {
 const (
 	failThreads = 2
 	failCommits = 9 // of each thread: enough to fill a few of Pebble's first memtables
+	failObjects = 2 // of each of them, but for one in the midst, whose entry the log holds in parts
+	failMany    = 80
 )
 
 // work commits from several threads until each has done its share or met an error; told is all that was acknowledged.
@@ -89,12 +91,16 @@ func work(n *node.Node, f *failing, s uint64) (told []acked, errs []error) {
 			draw := rand.New(rand.NewPCG(s, uint64(thread)))
 			for i := range failCommits {
 				x := zodb.Txn{ID: name{s, 0, thread, i}.id(), Status: ' '}
-				for j := range 2 {
+				objects := failObjects
+				if thread == 1 && i == failCommits/2 {
+					objects = failMany
+				}
+				for j := range objects {
 					data := make([]byte, 12_000+draw.IntN(30_000))
 					for k := 0; k+8 <= len(data); k += 8 {
 						binary.LittleEndian.PutUint64(data[k:], draw.Uint64())
 					}
-					oid := zodb.Oid(1 + thread*1000 + i*2 + j)
+					oid := zodb.Oid(1 + thread*1000 + i*failMany + j)
 					x.Writes = append(x.Writes, zodb.Write{Oid: oid, Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)})
 				}
 				before := promised(f.failed.Load())
@@ -165,7 +171,7 @@ func ends(f func() error) bool {
 // failed write or sync that a commit relies on, reads go on, and Close comes back.
 func TestWhicheverWriteFailsNothingAcknowledgedIsLost(t *testing.T) {
 	s := seed(t)
-	step := int64(envInt(t, "ZODB_DHT_SOAK_STEP", 6)) // 1: each operation; CI takes others in each run
+	step := int64(envInt(t, "ZODB_DHT_SOAK_STEP", 10)) // 1: each operation; CI takes others in each run
 	for i, stays := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stays=%t", stays), func(t *testing.T) {
 			poisoned, refused := 0, 0

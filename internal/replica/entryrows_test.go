@@ -1,0 +1,262 @@
+package replica
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
+)
+
+// rowStore is a log on a database of its own, below no raft.
+type rowStore struct {
+	*logStore
+	t  *testing.T
+	fs *vfs.MemFS
+}
+
+func newRowStore(t *testing.T, fs *vfs.MemFS) *rowStore {
+	t.Helper()
+	db, err := pebble.Open("db", &pebble.Options{FS: fs, Logger: quiet{t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	l, err := openLog(db, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rowStore{l, t, fs}
+}
+
+type quiet struct{ t *testing.T }
+
+func (quiet) Infof(string, ...any)             {}
+func (quiet) Errorf(string, ...any)            {}
+func (q quiet) Fatalf(format string, a ...any) { q.t.Errorf(format, a...) }
+
+// entryOf is one whose bytes nothing else has.
+func entryOf(i, term uint64, size int) *raftpb.Entry {
+	draw := rand.NewChaCha8([32]byte{byte(i), byte(term)})
+	data := make([]byte, size)
+	_, _ = draw.Read(data) // never fails
+	return &raftpb.Entry{Index: proto.Uint64(i), Term: proto.Uint64(term), Type: raftpb.EntryNormal.Enum(), Data: data}
+}
+
+// write is what the driver does with entries: as many messages as arguments.
+func (s *rowStore) write(messages ...[]*raftpb.Entry) {
+	s.t.Helper()
+	var all []*raftpb.Message
+	for _, m := range messages {
+		all = append(all, &raftpb.Message{
+			Term: proto.Uint64(m[len(m)-1].GetTerm()), Vote: proto.Uint64(s.id), Commit: proto.Uint64(0),
+			Entries: m, Responses: []*raftpb.Message{{}},
+		})
+	}
+	b, err := s.begin(all)
+	if err == nil {
+		err = s.end(b)
+	}
+	for _, m := range messages {
+		if err == nil {
+			err = s.Append(m)
+		}
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// keys are those of all entries' rows.
+func (s *rowStore) keys() (keys [][]byte) {
+	s.t.Helper()
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(nil, 0), UpperBound: entryEnd})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		keys = append(keys, bytes.Clone(it.Key()))
+	}
+	if err := it.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	return keys
+}
+
+// holds compares the entries, and what a crash leaves of them, and that there is no row that none of them needs.
+func (s *rowStore) holds(entries ...*raftpb.Entry) {
+	s.t.Helper()
+	rows := 0
+	for _, e := range entries {
+		rows += shapeOf(e).rows()
+	}
+	if n := len(s.keys()); n != rows {
+		s.t.Errorf("%d rows, want %d", n, rows)
+	}
+	crashed := newRowStore(s.t, s.fs.CrashClone(vfs.CrashCloneCfg{}))
+	for which, l := range []*logStore{s.logStore, crashed.logStore} {
+		first, _ := l.FirstIndex()
+		last, _ := l.LastIndex()
+		got, err := l.Entries(first, last+1, 1<<40)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if !slices.EqualFunc(got, entries, func(a, b *raftpb.Entry) bool { return proto.Equal(a, b) }) {
+			s.t.Errorf("%d: other entries", which)
+		}
+		if !slices.EqualFunc(l.shapes, entries, func(a shape, e *raftpb.Entry) bool { return a == shapeOf(e) }) {
+			s.t.Errorf("%d: %v", which, l.shapes)
+		}
+		size := 0
+		for _, e := range entries {
+			size += len(e.GetData())
+		}
+		if l.size != size {
+			s.t.Errorf("%d: %d bytes, want %d", which, l.size, size)
+		}
+	}
+}
+
+// sizes are around those at which the number of parts changes.
+var entrySizes = []int{0, 1, partBytes - 1, partBytes, partBytes + 1, 2 * partBytes, 2*partBytes + 1, 3*partBytes + 12345}
+
+func TestEntriesOfAnySizeAreTheSameAfterACrash(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem())
+	var all []*raftpb.Entry
+	for n, size := range entrySizes {
+		all = append(all, entryOf(uint64(n+1), 1, size))
+		s.write(all[n:])
+		s.holds(all...)
+	}
+	one := newRowStore(t, vfs.NewCrashableMem())
+	one.write(all[:3], all[3:])
+	one.holds(all...)
+}
+
+func TestTruncationLeavesNoPartBehind(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem())
+	var all []*raftpb.Entry
+	for n, size := range append(entrySizes, 10, 20) {
+		all = append(all, entryOf(uint64(n+1), 1, size))
+	}
+	s.write(all)
+	if err := s.truncate(uint64(len(entrySizes))); err != nil {
+		t.Fatal(err)
+	}
+	s.write([]*raftpb.Entry{entryOf(uint64(len(all)+1), 1, 30)})
+	s.holds(all[len(entrySizes)], all[len(entrySizes)+1], entryOf(uint64(len(all)+1), 1, 30))
+}
+
+// A leader's entries replace those of one before it, even of messages that the same round writes.
+func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
+	for seed := range uint64(6) {
+		draw := rand.New(rand.NewPCG(seed, 5))
+		s := newRowStore(t, vfs.NewCrashableMem())
+		var model []*raftpb.Entry
+		for term := uint64(1); term < 9; {
+			var messages [][]*raftpb.Entry
+			for range 1 + draw.IntN(3) {
+				term++ // within one, a leader replaces nothing
+				from := draw.IntN(len(model) + 1)
+				var m []*raftpb.Entry
+				for n := range 1 + draw.IntN(3) {
+					m = append(m, entryOf(uint64(from+n+1), term, entrySizes[draw.IntN(len(entrySizes)-1)]))
+				}
+				model = append(model[:from:from], m...)
+				messages = append(messages, m)
+			}
+			s.write(messages...)
+			s.holds(model...)
+		}
+		if t.Failed() {
+			t.Fatal("seed", seed)
+		}
+	}
+}
+
+func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newRowStore(t, fs)
+	first, large := entryOf(1, 1, 100), entryOf(2, 1, 3*partBytes)
+	s.write([]*raftpb.Entry{first})
+	if err := s.writeParts(large, 2); err != nil { // and then the process is killed
+		t.Fatal(err)
+	}
+	if err := s.db.LogData(nil, pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	for _, next := range []*raftpb.Entry{large, entryOf(2, 2, 3*partBytes), entryOf(2, 2, 7)} { // the same again, of a later term, a small one
+		s := newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+		if n := len(s.stray); n != 2 {
+			t.Errorf("%d stray parts, want 2", n)
+		}
+		if last, _ := s.LastIndex(); last != 1 {
+			t.Fatalf("the last entry is %d", last)
+		}
+		s.write([]*raftpb.Entry{next})
+		s.holds(first, next)
+	}
+}
+
+func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
+	whole := newRowStore(t, vfs.NewCrashableMem())
+	whole.write([]*raftpb.Entry{entryOf(1, 1, 2*partBytes+5), entryOf(2, 1, 5)})
+	keys := whole.keys()
+	if len(keys) != 5 {
+		t.Fatalf("%d rows", len(keys))
+	}
+	head := func(size uint64, version byte) []byte {
+		v := append([]byte{version, 0}, make([]byte, 16)...)
+		v[9] = 1
+		binary.BigEndian.PutUint64(v[10:], size)
+		return seal(keys[0], v)
+	}
+	part := func(key []byte, n int) []byte { return seal(key, append([]byte{logVersion}, make([]byte, n)...)) }
+	set := func(key, v []byte) func(*pebble.Batch) error {
+		return func(b *pebble.Batch) error { return b.Set(key, v, nil) }
+	}
+	remove := func(key []byte) func(*pebble.Batch) error {
+		return func(b *pebble.Batch) error { return b.Delete(key, nil) }
+	}
+	newer := map[string]bool{"a part of a newer version": true, "an entry's row of a newer version": true}
+	for what, damage := range map[string]func(*pebble.Batch) error{
+		"the entry's row is gone":            remove(keys[0]),
+		"the first part is gone":             remove(keys[1]),
+		"a part within is gone":              remove(keys[2]),
+		"the last part is gone":              remove(keys[3]),
+		"a part's checksum":                  set(keys[2], part(keys[1], partBytes)),
+		"a part is too short":                set(keys[2], part(keys[2], partBytes-1)),
+		"a part is too long":                 set(keys[3], part(keys[3], 6)),
+		"a part is empty":                    set(keys[3], nil),
+		"a part of a newer version":          set(keys[3], seal(keys[3], []byte{logVersion + 1, 1, 2, 3, 4, 5})),
+		"an entry's row of a newer version":  set(keys[0], head(2*partBytes+5, partedVersion+1)),
+		"no version":                         set(keys[0], head(2*partBytes+5, 0)),
+		"the size of an entry without parts": set(keys[0], head(partBytes, partedVersion)),
+		"a size beyond all parts":            set(keys[0], head(1<<60, partedVersion)),
+		"a larger size":                      set(keys[0], head(3*partBytes, partedVersion)),
+		"a row too long for a size":          set(keys[0], seal(keys[0], append([]byte{partedVersion}, make([]byte, 18)...))),
+		"a key of another length":            set(append(bytes.Clone(keys[0]), 1), part(keys[0], 1)),
+	} {
+		s := newRowStore(t, whole.fs.CrashClone(vfs.CrashCloneCfg{}))
+		b := s.db.NewBatch()
+		if err := errors.Join(damage(b), b.Commit(pebble.Sync)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := openLog(s.db, 0)
+		if newer[what] {
+			if !errors.Is(err, index.ErrNewerFormat) {
+				t.Errorf("%s: %v", what, err)
+			}
+		} else if c := (*index.Corrupt)(nil); !errors.As(err, &c) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

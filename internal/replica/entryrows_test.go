@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,8 +20,9 @@ import (
 // rowStore is a log on a database of its own, below no raft.
 type rowStore struct {
 	*logStore
-	t  *testing.T
-	fs *vfs.MemFS
+	t    *testing.T
+	fs   *vfs.MemFS
+	shut func()
 }
 
 func newRowStore(t *testing.T, fs *vfs.MemFS) *rowStore {
@@ -29,12 +31,13 @@ func newRowStore(t *testing.T, fs *vfs.MemFS) *rowStore {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	shut := sync.OnceFunc(func() { _ = db.Close() }) // what is looked at was read before
+	t.Cleanup(shut)
 	l, err := openLog(db, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rowStore{l, t, fs}
+	return &rowStore{l, t, fs, shut}
 }
 
 type quiet struct{ t *testing.T }
@@ -102,6 +105,7 @@ func (s *rowStore) holds(entries ...*raftpb.Entry) {
 		s.t.Errorf("%d rows, want %d", n, rows)
 	}
 	crashed := newRowStore(s.t, s.fs.CrashClone(vfs.CrashCloneCfg{}))
+	defer crashed.shut()
 	for which, l := range []*logStore{s.logStore, crashed.logStore} {
 		first, _ := l.FirstIndex()
 		last, _ := l.LastIndex()
@@ -176,6 +180,7 @@ func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
 			s.write(messages...)
 			s.holds(model...)
 		}
+		s.shut()
 		if t.Failed() {
 			t.Fatal("seed", seed)
 		}
@@ -203,6 +208,7 @@ func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 		}
 		s.write([]*raftpb.Entry{next})
 		s.holds(first, next)
+		s.shut()
 	}
 }
 
@@ -258,5 +264,6 @@ func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
 		} else if c := (*index.Corrupt)(nil); !errors.As(err, &c) {
 			t.Errorf("%s: %v", what, err)
 		}
+		s.shut()
 	}
 }

@@ -8,40 +8,59 @@ import "sync"
 type arena struct {
 	piece int // bytes of each
 	mu    sync.Mutex
-	whole []byte // the mapping, of which `fresh` was never handed out; nil after close
-	fresh []byte
+	whole []byte   // the mapping; nil after close
+	zones [2]zone  // its halves
 	free  [][]byte // handed back
+}
+
+// zone is a half of the mapping. The kernel locks the page table, of 2 MiB, in which it notes a page: two threads that ask for
+// pages side by side wait for each other.
+type zone struct {
+	fresh  []byte // was never handed out
+	asking int    // goroutines that ask for its pages at the moment
 }
 
 // newArena reserves bytes; what was never handed out takes no memory.
 func newArena(bytes, piece int) *arena {
 	whole := mapMemory(bytes)
-	return &arena{piece: piece, whole: whole, fresh: whole}
+	a := &arena{piece: piece, whole: whole}
+	half := len(whole) / 2 / piece * piece
+	a.zones[0].fresh, a.zones[1].fresh = whole[:half:half], whole[half:]
+	return a
 }
 
 // get returns a piece with any content.
 func (a *arena) get() []byte {
-	p, fresh := a.next()
-	if fresh {
+	p, z := a.next()
+	if z != nil {
 		touchMemory(p) // takes as long as filling it: nobody waits for that
+		a.mu.Lock()
+		z.asking--
+		a.mu.Unlock()
 	}
 	return p
 }
 
-func (a *arena) next() (p []byte, fresh bool) {
+// next is a piece, and the zone in which it needs pages, nil if it has them.
+func (a *arena) next() ([]byte, *zone) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if n := len(a.free); n > 0 {
-		p = a.free[n-1]
+		p := a.free[n-1]
 		a.free = a.free[:n-1]
-		return p, false
+		return p, nil
 	}
-	if len(a.fresh) >= a.piece {
-		p = a.fresh[:a.piece:a.piece]
-		a.fresh = a.fresh[a.piece:]
-		return p, true
+	z, other := &a.zones[0], &a.zones[1]
+	if len(z.fresh) < a.piece || z.asking > other.asking && len(other.fresh) >= a.piece {
+		z = other
 	}
-	return make([]byte, a.piece), false // the system gave none
+	if len(z.fresh) < a.piece {
+		return make([]byte, a.piece), nil // the system gave none
+	}
+	p := z.fresh[:a.piece:a.piece]
+	z.fresh = z.fresh[a.piece:]
+	z.asking++
+	return p, z
 }
 
 // put takes a piece back.
@@ -56,6 +75,6 @@ func (a *arena) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	whole := a.whole
-	a.whole, a.fresh, a.free = nil, nil, nil
+	a.whole, a.zones, a.free = nil, [2]zone{}, nil
 	unmapMemory(whole)
 }

@@ -182,11 +182,10 @@ func (c *recordCache) fillAhead(rev *index.Revision, begun *[cacheShards]uint64)
 	n := shardOf(rev.Oid)
 	s := &c.shards[n]
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closes.Load() != begun[n] || s.has(rev.Oid) {
-		return
+	if s.closes.Load() == begun[n] && !s.has(rev.Oid) {
+		s.bring(newHeader(rev.Oid, rev.Tid, zodb.MaxTid, len(rev.Data), entryAhead), rev.Data, c.limit)
 	}
-	s.bring(newHeader(rev.Oid, rev.Tid, zodb.MaxTid, len(rev.Data), entryAhead), rev.Data, c.limit)
+	s.mu.Unlock()
 }
 
 // applied closes the entries of a transaction's objects.

@@ -15,6 +15,9 @@ const (
 	aheadOids = 256
 	// aheadBytes bounds the data of one such group: large records have fewer neighbours worth having.
 	aheadBytes = 256 << 10
+	// While everything is read the groups are of warmOids, and warmBytes: the table blocks at a group's ends hold its neighbours' records, too, and are read once more.
+	warmOids  = 2 * aheadOids
+	warmBytes = 2 * aheadBytes
 	// aheadQueue bounds the groups that wait. When it is full the loads are far ahead of the reader, and asks are dropped.
 	aheadQueue = 64
 	// aheadTaken is how many groups are remembered, by their number's low bits: 64 KiB.
@@ -123,7 +126,7 @@ func (a *readahead) help(oid zodb.Oid) bool {
 	if !a.warming.Load() {
 		return false
 	}
-	group := uint64(oid) / aheadOids
+	group := uint64(oid) / warmOids
 	h := &a.helpers
 	h.Lock()
 	mine := a.warming.Load() && a.take(group)
@@ -134,11 +137,12 @@ func (a *readahead) help(oid zodb.Oid) bool {
 	if !mine {
 		return false
 	}
-	first := zodb.Oid(group * aheadOids)
-	next, more := a.read(first, first+aheadOids, nil)
+	s := span{zodb.Oid(group * warmOids), zodb.Oid((group + 1) * warmOids)}
+	var more bool
+	s.first, more = a.read(s.first, s.end, warmBytes, nil)
 	h.Lock()
 	if h.busy--; more {
-		h.rest = append(h.rest, span{next, first + aheadOids})
+		h.rest = append(h.rest, s)
 	}
 	h.Unlock()
 	h.idle.Signal()
@@ -167,7 +171,7 @@ func (a *readahead) finish() bool {
 				if a.stopped() {
 					return false
 				}
-				next, more = a.read(next, s.end, nil)
+				next, more = a.read(next, s.end, warmBytes, nil)
 			}
 		}
 	}
@@ -204,7 +208,7 @@ func (a *readahead) warm() bool {
 		if a.stopped() {
 			return false
 		}
-		next, more = a.read(next, ^zodb.Oid(0), &own)
+		next, more = a.read(next, ^zodb.Oid(0), warmBytes, &own)
 	}
 	return a.finish()
 }
@@ -212,7 +216,7 @@ func (a *readahead) warm() bool {
 // follow reads the groups that loads ask for.
 func (a *readahead) follow() {
 	a.cache.ahead.Store(0)
-	for i := range a.taken { // what was read may have to leave the cache, and be asked for then
+	for i := range a.taken { // its groups are smaller, and what was read may have to leave the cache, and be asked for then
 		a.taken[i].Store(0)
 	}
 	credit, skipped := int64(aheadCredit), 0
@@ -230,26 +234,26 @@ func (a *readahead) follow() {
 			}
 		}
 		credit = max(credit-aheadCost, -aheadCredit)
-		a.read(first, first+aheadOids, nil)
+		a.read(first, first+aheadOids, aheadBytes, nil)
 	}
 }
 
-// read takes a part of [first, end) into the cache, at most about aheadBytes; next is where it goes on, before its end if more. With own
+// read takes a part of [first, end) into the cache, at most about so many bytes; next is where it goes on, before its end if more. With own
 // it goes from group to group, the last of them in *own, up to one that somebody else has taken. An error is left to the load that
 // will meet it, too, and name it.
-func (a *readahead) read(first, end zodb.Oid, own *uint64) (next zodb.Oid, more bool) {
+func (a *readahead) read(first, end zodb.Oid, bytes int, own *uint64) (next zodb.Oid, more bool) {
 	begun := a.cache.beginAll()
 	size := 0
 	_ = a.state.Newest(first, end, func(rev index.Revision) bool {
-		if group := uint64(rev.Oid) / aheadOids; own != nil && group != *own {
+		if group := uint64(rev.Oid) / warmOids; own != nil && group != *own {
 			if !a.take(group) {
-				next, more = zodb.Oid((group+1)*aheadOids), true
+				next, more = zodb.Oid((group+1)*warmOids), true
 				return false
 			}
 			*own = group
 		}
 		size += len(rev.Data)
-		next, more = rev.Oid+1, size >= aheadBytes
+		next, more = rev.Oid+1, size >= bytes
 		a.cache.fillAhead(&rev, &begun)
 		return !more
 	})

@@ -129,6 +129,10 @@ func TestAScatteredLoadReadsItsGroupInstead(t *testing.T) {
 	a := newReadahead(c, grouped(t, groups, per, 100), false)
 	defer a.close()
 	const oid = 7*aheadOids + 5
+	for !c.has(50*aheadOids, zodb.MaxTid-1) { // until the reader has begun, which forgets what was taken
+		a.missed(50*aheadOids, false)
+		runtime.Gosched()
+	}
 	a.warming.Store(true)
 	if a.instead(oid) {
 		t.Error("a load among neighbours helped")

@@ -9,7 +9,7 @@ METHOD(node_pack_begin) {
     zd_reply out;
     if (!nargs_is(n, 3, "pack_begin")) return NULL;
     put_fixed(&r, args[0], 8, "a tid");
-    int gc = PyObject_IsTrue(args[1]), zodbs = gc < 0 ? -1 : PyObject_IsTrue(args[2]);
+    int gc = r.failed ? -1 : PyObject_IsTrue(args[1]), zodbs = gc < 0 ? -1 : PyObject_IsTrue(args[2]);
     if (zodbs < 0) r.failed = 1;
     put(&r, gc <= 0 ? "\0" : zodbs <= 0 ? "\1" : "\2", 1);
     put_u64(&r, (uint64_t)PyThread_get_thread_ident());

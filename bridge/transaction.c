@@ -116,7 +116,7 @@ METHOD(node_finish) {
     request r = {0};
     if (!nargs_is(n, 2, "finish")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
-    int hold = PyObject_IsTrue(args[1]);
+    int hold = r.failed ? -1 : PyObject_IsTrue(args[1]);
     if (hold < 0 || r.failed || after_fork()) {
         free(r.p);
         return NULL;

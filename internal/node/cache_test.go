@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -106,4 +107,51 @@ func TestAClosedCacheHasNothing(t *testing.T) {
 	if _, _, ok := c.get(1, 2, make([]byte, 100)); ok {
 		t.Error("a closed cache serves")
 	}
+}
+
+// Large tables lie outside of Go's heap: the race detector does not look there, this does.
+func TestLargeTablesHoldWhatSmallOnesDo(t *testing.T) {
+	const records = cacheShards * leastMapped
+	c := newRecordCache(256 << 20)
+	fill := func(first, end zodb.Oid) {
+		for oid := first; oid < end; oid++ {
+			rev := index.Revision{Oid: oid, Tid: 1, Data: content(oid, 1, 8)}
+			c.fill(&rev, c.begin(oid))
+		}
+	}
+	buf := make([]byte, 8)
+	holds := func(end zodb.Oid) {
+		t.Helper()
+		for oid := range end {
+			if size, _, ok := c.get(oid, 2, buf); !ok || !bytes.Equal(buf[:size], content(oid, 1, 8)) {
+				t.Fatalf("oid %s of %d: %t", oid, end, ok)
+			}
+		}
+	}
+	fill(0, 1000)
+	c.expect(records / 2) // from the heap to a mapping
+	fill(1000, records/2)
+	holds(records / 2)
+	for i := range c.shards {
+		if runtime.GOOS == "linux" && c.shards[i].mapped == nil {
+			t.Fatal("no mapping")
+		}
+	}
+	fill(records/2, records) // from mapping to mapping, as they fill up
+	holds(records)
+	var readers sync.WaitGroup
+	for n := range 3 {
+		readers.Go(func() {
+			buf := make([]byte, 8)
+			for oid := zodb.Oid(n); oid < records; oid += 7 {
+				if size, _, ok := c.tryGet(oid, 2, buf); ok && !bytes.Equal(buf[:size], content(oid, 1, 8)) {
+					t.Error("other bytes")
+				}
+				c.drop([]zodb.Oid{oid})
+			}
+		})
+	}
+	c.expect(2 * records)
+	c.close()
+	readers.Wait()
 }

@@ -187,6 +187,54 @@ func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// Leaders that take turns bring an entry back that was replaced, while one sync lasts or later.
+func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
+	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*partBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)
+	for what, rounds := range map[string][][][]*raftpb.Entry{
+		"in one round":              {{{one}}, {{large}, {other}, {large, last}}},
+		"in one round, durable":     {{{one, large}}, {{other}, {large, last}}},
+		"in a later round":          {{{one, large}}, {{other}}, {{large, last}}},
+		"the same twice":            {{{one, large}}, {{large}, {large, last}}},
+		"with what is in front":     {{{one, large}}, {{other}, {one, large, last}}},
+		"from the first on":         {{{entryOf(1, 4, 3*partBytes), large}, {one, large, last}}},
+		"replaced by a smaller one": {{{one, large}}, {{large, entryOf(3, 1, 2*partBytes)}, {entryOf(3, 2, 2*partBytes)}, {last}}},
+	} {
+		s := newRowStore(t, vfs.NewCrashableMem())
+		for _, messages := range rounds {
+			s.write(messages...)
+		}
+		if s.holds(one, large, last); t.Failed() {
+			t.Fatal(what)
+		}
+		s.shut()
+	}
+}
+
+func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newRowStore(t, fs)
+	var all []*raftpb.Entry
+	for i := range uint64(4) {
+		all = append(all, entryOf(i+1, 1, keepBytes))
+	}
+	s.write(all)
+	if err := s.writeParts(entryOf(2, 2, 3*partBytes), 3); err != nil { // another leader's, and then the process is killed
+		t.Fatal(err)
+	}
+	if err := s.db.LogData(nil, pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	s = newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	if n := len(s.stray); n != 3 {
+		t.Errorf("%d stray parts, want 3", n)
+	}
+	if err := s.truncate(4); err != nil { // what is there is applied
+		t.Fatal(err)
+	}
+	s.write([]*raftpb.Entry{entryOf(5, 3, 10)})
+	s.holds(entryOf(5, 3, 10))
+}
+
 func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s := newRowStore(t, fs)

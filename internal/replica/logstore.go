@@ -202,25 +202,26 @@ func (l *logStore) Snapshot() (*raftpb.Snapshot, error) {
 // begin writes the messages' entries and hard state in one batch, the parts of large entries before it. If raft's answers rely on it (or on an earlier one)
 // the batch is returned while it is being synced, and end must be called; else nil.
 func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
-	if len(l.stray) > 0 && len(messages) > 0 {
+	if len(messages) > 0 {
 		if err := l.sweep(); err != nil {
 			return nil, err
 		}
 	}
-	answers, size := false, 64
+	answers := false
 	for _, m := range messages {
 		answers = answers || len(m.GetResponses()) > 0
-		for _, e := range m.GetEntries() {
-			size += 40
-			if n := shapeOf(e).parts(); n == 0 {
-				size += len(e.GetData())
-			} else if err := l.writeParts(e, n); err != nil {
-				return nil, err
-			}
+	}
+	entries, size := merged(messages), 64
+	for _, e := range entries {
+		size += 40
+		if n := shapeOf(e).parts(); n == 0 {
+			size += len(e.GetData())
+		} else if err := l.writeParts(e, n); err != nil {
+			return nil, err
 		}
 	}
 	b := l.db.NewBatchWithSize(size)
-	if err := l.fill(b, messages, answers); err != nil {
+	if err := l.fill(b, messages, entries, answers); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	if b.Empty() {
@@ -237,8 +238,11 @@ func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
 	return b, nil
 }
 
-// sweep deletes what crashes left. Before anything else is written: the same part may come again.
+// sweep deletes what crashes left. Before anything else is written: the same part may come again, and the next open does not look in front of the cut.
 func (l *logStore) sweep() error {
+	if len(l.stray) == 0 {
+		return nil
+	}
 	b := l.db.NewBatch()
 	defer b.Close()
 	for _, key := range l.stray {
@@ -271,17 +275,19 @@ func (l *logStore) end(b *pebble.Batch) error {
 	return b.Close()
 }
 
-func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers bool) error {
+func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, entries []*raftpb.Entry, answers bool) error {
+	if len(entries) > 0 {
+		if err := l.replace(b, entries); err != nil {
+			return err
+		}
+	}
+	for _, e := range entries {
+		setEntry(b, e)
+	}
 	voted := answers && l.unsynced // a row to sync, for the sake of those before it
 	for _, m := range messages {
 		if m.GetSnapshot().GetMetadata().GetIndex() != 0 {
 			return fmt.Errorf("a snapshot came, of entry %d: none is ever sent", m.GetSnapshot().GetMetadata().GetIndex())
-		}
-		for _, e := range m.GetEntries() {
-			if err := l.replace(b, e); err != nil {
-				return err
-			}
-			setEntry(b, e)
 		}
 		if m.Term == nil || m.Vote == nil || m.Commit == nil {
 			continue
@@ -296,28 +302,46 @@ func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, answers boo
 	return b.Set(hardKey, encodeHard(l.hard), nil)
 }
 
-// replace makes e the last entry that has rows. Those that raft replaces by it go.
-func (l *logStore) replace(b *pebble.Batch, e *raftpb.Entry) error {
-	first, _ := l.FirstIndex()
-	keep := int(e.GetIndex() - first)
-	for n, s := range l.shapes[keep:] {
-		i := e.GetIndex() + uint64(n)
-		l.size -= s.size
-		if n == 0 && s.term == e.GetTerm() {
-			continue // it comes again
+// merged is what is left of the messages' entries behind the last message: an entry replaces those from its index on. A follower may be told of
+// one, of another in its place and of the first again, by leaders that take turns, while one sync lasts.
+func merged(messages []*raftpb.Message) (entries []*raftpb.Entry) {
+	for _, m := range messages {
+		for _, e := range m.GetEntries() {
+			if n := len(entries); n > 0 && e.GetIndex() <= entries[n-1].GetIndex() {
+				first := entries[0].GetIndex()
+				entries = entries[:max(e.GetIndex(), first)-first]
+			}
+			entries = append(entries, e)
 		}
-		if err := deleteParts(b, l.key, i, s); err != nil {
+	}
+	return entries
+}
+
+// replace has the rows end with entries. Those that they replace go, but not ones that come again.
+func (l *logStore) replace(b *pebble.Batch, entries []*raftpb.Entry) error {
+	first, _ := l.FirstIndex()
+	from := entries[0].GetIndex()
+	keep := int(from - first)
+	for n, s := range l.shapes[keep:] {
+		l.size -= s.size
+		if n < len(entries) && entries[n].GetTerm() == s.term {
+			continue
+		}
+		if err := deleteParts(b, l.key, from+uint64(n), s); err != nil {
 			return err
 		}
-		if n == 0 {
+		if n < len(entries) {
 			continue // its row is overwritten
 		}
-		if err := deleteEntry(b, l.key, i); err != nil {
+		if err := deleteEntry(b, l.key, from+uint64(n)); err != nil {
 			return err
 		}
 	}
-	l.shapes = append(l.shapes[:keep], shapeOf(e))
-	l.size += len(e.GetData())
+	l.shapes = l.shapes[:keep]
+	for _, e := range entries {
+		l.shapes = append(l.shapes, shapeOf(e))
+		l.size += len(e.GetData())
+	}
 	return nil
 }
 
@@ -338,6 +362,9 @@ func (l *logStore) truncate(applied uint64) error {
 	}
 	if n == 0 {
 		return nil
+	}
+	if err := l.sweep(); err != nil {
+		return err
 	}
 	term, err := l.Term(cut - 1)
 	if err != nil {

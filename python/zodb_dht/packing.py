@@ -8,7 +8,6 @@ either changed nothing, or the core goes on with what is left of it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -47,11 +46,14 @@ def horizon(node: Node) -> bytes:
 
 def pack(node: Node, to: bytes, referencesf: References | None, progress: Progress | None = None) -> bool:
     """Pack to a tid; with referencesf, remove garbage, too. False if there was nothing to do."""
-    if not node.pack_begin(to, referencesf is not None, referencesf is _ZODBS):
-        log.info("nothing to pack: %s is not after the last pack", tid_repr(to))
-        return False
+    begun: list[bool] = []  # what is begun is ended whatever comes, else nobody else could pack
     refs = b""
     try:
+        # A signal's handler may raise between any two calls; within extend() there is no place for it.
+        begun.extend(map(node.pack_begin, (to,), (referencesf is not None,), (referencesf is _ZODBS,)))
+        if not begun[0]:
+            log.info("nothing to pack: %s is not after the last pack", tid_repr(to))
+            return False
         while True:
             phase, done, total, finished, records = node.pack_step(refs)
             if progress is not None:
@@ -60,8 +62,11 @@ def pack(node: Node, to: bytes, referencesf: References | None, progress: Progre
                 return True
             refs = _references(records, referencesf) if referencesf is not None and records else b""
     finally:
-        with contextlib.suppress(Closed):
-            node.pack_end()
+        if begun and begun[0]:  # no call in front of the one that matters
+            try:  # noqa: SIM105
+                node.pack_end()
+            except Closed:
+                pass
 
 
 def _references(records: list[tuple[bytes, bytes, bytes]], referencesf: References) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
 import pytest
+from zodb_dht import _core
 
 from .conftest import Child
 
@@ -100,7 +102,7 @@ def test_a_waiting_vote_can_be_interrupted(child: Child) -> None:
 
 
 INTERRUPTED_OPEN = """\
-import os, signal, threading
+import contextlib, os, signal, threading
 from pathlib import Path
 from zodb_dht import DHTStorage
 
@@ -117,17 +119,17 @@ def interrupt(number, frame):
         place.unlink()
         place.write_bytes(text)
         f.write(text)
-    while not any(os.readlink(f"/proc/self/fd/{n}").endswith("/mark") for n in fds()):
+    while not any(name.endswith("/mark") for name in open_files()):
         pass  # the log is about to be read, and then nothing is left that looks at a cancelled context
     threads = -1
     while threads != (threads := len(os.listdir("/proc/self/task"))):
         threading.Event().wait(0.3)
     raise KeyboardInterrupt
 
-def fds():
+def open_files():
     for n in os.listdir("/proc/self/fd"):
-        if os.path.lexists(f"/proc/self/fd/{n}"):
-            yield n
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(f"/proc/self/fd/{n}")
 
 signal.signal(signal.SIGUSR1, interrupt)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
@@ -382,3 +384,7 @@ print("done")
 
 def test_a_second_import_and_a_subinterpreter(child: Child) -> None:
     assert child(AGAIN) == "done\n"
+
+
+def test_the_core_has_the_version_of_the_package() -> None:
+    assert _core.version() == metadata.version("zodb_dht")

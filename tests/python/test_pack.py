@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -158,6 +159,32 @@ def test_a_second_pack_meanwhile_is_refused(site: Site) -> None:
         return referencesf(data)  # type: ignore[no-any-return]
 
     site.storage.pack(time.time(), references)
+
+
+def test_an_interrupt_anywhere_in_a_pack_leaves_none_begun(site: Site) -> None:
+    """As from a signal's handler: at each return of a call, of which a pack has as many as it has."""
+    for at in range(1, 10_000):
+        site.commit(x=at)
+        left = at
+
+        def interrupt(_frame: Any, event: str, _arg: Any) -> None:
+            nonlocal left
+            if event in ("return", "c_return"):
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(interrupt)
+            site.storage.pack(time.time(), referencesf)
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+        site.storage.pack(time.time(), referencesf)
+    assert at > 10
 
 
 def test_what_can_not_be_read_for_references_stops_a_pack(site: Site) -> None:

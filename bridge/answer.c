@@ -37,6 +37,20 @@ int append(PyObject *list, PyObject *item) {
     return failed ? -1 : 0;
 }
 
+// get_records returns a list of what is left: an oid, a tid and bytes each.
+PyObject *get_records(answer *a) {
+    PyObject *list = PyList_New(0);
+    while (list && a->len && !a->bad) {
+        PyObject *oid = get_fixed(a, 8), *tid = get_fixed(a, 8), *data = get_bytes(a), *item = NULL;
+        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
+        Py_XDECREF(oid);
+        Py_XDECREF(tid);
+        Py_XDECREF(data);
+        if (append(list, item) < 0) break;
+    }
+    return list;
+}
+
 PyObject *finished(zd_reply *out, answer *a, PyObject *result) {
     if (a->bad && !PyErr_Occurred()) PyErr_SetString(PyExc_SystemError, "an answer of the core is cut off");
     free(out->data);

@@ -361,7 +361,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 // their size, and as much garbage again would be kept.
 const heapLimit = 200 << 20
 
-// limitHeap sets it for the process, unless whoever started it has set GOMEMLIMIT, or the record cache lies in Go's heap, too: it has a mapping of its own on Linux alone.
+// limitHeap sets it for the process, unless whoever started it has set GOMEMLIMIT, or the record cache lies in Go's heap, too: it has
+// a mapping of its own on Linux alone.
 func limitHeap() {
 	if _, set := os.LookupEnv("GOMEMLIMIT"); !set && runtime.GOOS == "linux" {
 		debug.SetMemoryLimit(heapLimit)

@@ -106,14 +106,5 @@ METHOD(node_current) {
     if (PyErr_Occurred()) r.failed = 1;
     if (call(ZD_CURRENT, H(self), &r, &out, 0) < 0) return NULL;
     answer a = {out.data, out.len, 0};
-    PyObject *list = PyList_New(0);
-    while (list && a.len && !a.bad) {
-        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
-        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
-        Py_XDECREF(oid);
-        Py_XDECREF(tid);
-        Py_XDECREF(data);
-        if (append(list, item) < 0) break;
-    }
-    return finished(&out, &a, list);
+    return finished(&out, &a, get_records(&a));
 }

@@ -37,15 +37,7 @@ METHOD(node_pack_step) {
     PyObject *phase = PyUnicode_DecodeASCII(name ? name : "", name ? size : 0, NULL);
     uint64_t done = get_u64(&a), total = get_u64(&a);
     int end = *get(&a, 1);
-    PyObject *list = PyList_New(0);
-    while (list && a.len && !a.bad) {
-        PyObject *oid = get_fixed(&a, 8), *tid = get_fixed(&a, 8), *data = get_bytes(&a), *item = NULL;
-        if (oid && tid && data) item = PyTuple_Pack(3, oid, tid, data);
-        Py_XDECREF(oid);
-        Py_XDECREF(tid);
-        Py_XDECREF(data);
-        if (append(list, item) < 0) break;
-    }
+    PyObject *list = get_records(&a);
     PyObject *res = NULL;
     if (phase && list && !PyErr_Occurred())
         res = Py_BuildValue("(OKKOO)", phase, (unsigned long long)done, (unsigned long long)total, end ? Py_True : Py_False, list);

@@ -72,6 +72,7 @@ static inline PyObject *tid_bytes(uint64_t v) {
 PyObject *get_bytes(answer *a);
 char *dup_text(answer *a);
 int append(PyObject *list, PyObject *item);
+PyObject *get_records(answer *a);
 PyObject *finished(zd_reply *out, answer *a, PyObject *result);
 
 #pragma GCC visibility pop

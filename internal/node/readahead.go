@@ -15,7 +15,8 @@ const (
 	aheadOids = 256
 	// aheadBytes bounds the data of one such group: large records have fewer neighbours worth having.
 	aheadBytes = 256 << 10
-	// While everything is read the groups are of warmOids, and warmBytes: the table blocks at a group's ends hold its neighbours' records, too, and are read once more.
+	// While everything is read the groups are of warmOids, and warmBytes: the table blocks at a group's ends hold its neighbours'
+	// records, too, and are read once more.
 	warmOids  = 2 * aheadOids
 	warmBytes = 2 * aheadBytes
 	// aheadQueue bounds the groups that wait. When it is full the loads are far ahead of the reader, and asks are dropped.

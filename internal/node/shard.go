@@ -171,8 +171,8 @@ func (s *shard) reserve(live int) {
 	unmapMemory(mapped)
 }
 
-// makeTable gives n free places. Large tables are not the Go collector's, who would begin to collect because of those that an open makes; mapped is for
-// unmapMemory.
+// makeTable gives n free places. Large tables are not the Go collector's, which would begin to collect because of those that an
+// open makes; mapped is for unmapMemory.
 func makeTable(n int) (table []uint64, mapped []byte) {
 	const size = int(unsafe.Sizeof(table[0]))
 	if n >= leastMapped {

@@ -8,8 +8,15 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// begin writes the messages' entries and hard state in one batch, the parts of large entries before it. If raft's answers rely on it (or on an earlier one)
-// the batch is returned while it is being synced, and end must be called; else nil.
+// keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an
+// entry and its deletion mostly meet in one memtable and never reach a table.
+const (
+	keepBytes   = 256 << 10
+	keepEntries = 512
+)
+
+// begin writes the messages' entries and hard state in one batch, the parts of large entries before it. If raft's answers rely on it
+// (or on an earlier one) the batch is returned while it is being synced, and end must be called; else nil.
 func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
 	if len(messages) > 0 {
 		if err := l.sweep(); err != nil {
@@ -47,7 +54,8 @@ func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
 	return b, nil
 }
 
-// sweep deletes what crashes left. Before anything else is written: the same part may come again, and the next open does not look in front of the cut.
+// sweep deletes what crashes left. Before anything else is written: the same part may come again, and the next open does not
+// look in front of the cut.
 func (l *logStore) sweep() error {
 	if len(l.stray) == 0 {
 		return nil
@@ -111,16 +119,22 @@ func (l *logStore) fill(b *pebble.Batch, messages []*raftpb.Message, entries []*
 	return b.Set(hardKey, encodeHard(l.hard), nil)
 }
 
-// merged is what is left of the messages' entries behind the last message: an entry replaces those from its index on. A follower may be told of
-// one, of another in its place and of the first again, by leaders that take turns, while one sync lasts.
+// merged is what is left of the messages' entries behind the last message: each replaces those from its first index on. A follower
+// may be told of an entry, of another in its place and of the first again, by leaders that take turns, while one sync lasts.
 func merged(messages []*raftpb.Message) (entries []*raftpb.Entry) {
 	for _, m := range messages {
-		for _, e := range m.GetEntries() {
-			if n := len(entries); n > 0 && e.GetIndex() <= entries[n-1].GetIndex() {
-				first := entries[0].GetIndex()
-				entries = entries[:max(e.GetIndex(), first)-first]
-			}
-			entries = append(entries, e)
+		if len(m.GetEntries()) == 0 {
+			continue
+		}
+		keep := 0
+		if len(entries) > 0 {
+			first := entries[0].GetIndex()
+			keep = int(max(m.GetEntries()[0].GetIndex(), first) - first)
+		}
+		if keep == 0 {
+			entries = m.GetEntries()
+		} else {
+			entries = append(entries[:keep:keep], m.GetEntries()...) // a copy: the slice is raft's
 		}
 	}
 	return entries

@@ -11,13 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// keepBytes and keepEntries are what of the applied log is kept, for peers that are a little behind. They are few so that an
-// entry and its deletion mostly meet in one memtable and never reach a table.
-const (
-	keepBytes   = 256 << 10
-	keepEntries = 512
-)
-
 // logStore is Raft's storage: rows, mirrored in memory from the first kept entry on (keepBytes, and what is not yet applied).
 // Raft reads the mirror; the driver alone writes. Invariant: what the mirror holds is durable, whatever raft asks is answered from it.
 type logStore struct {

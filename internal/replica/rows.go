@@ -23,7 +23,9 @@ import (
 //	l 'e' index 8  -> version 2 | type 1 | term 8 | size 8 | crc 4                     an entry whose data, of that size, lies in the parts behind it
 //	l 'e' index 8 term 8 part 4 -> version 1 | data | crc 4                            its parts, from 0 on, each of partBytes but for the last
 //
-// Parts are written before the row that they belong to. Without one, with its term, they are what a crash left, and no entry. Pebble's own checksums cover what lies on disk; the crc covers the way through its buffers and tables, and a row under a wrong key.
+// Parts are written before the row that they belong to. Without one, with its term, they are what a crash left, and no entry.
+//
+// Pebble's own checksums cover what lies on disk; the crc covers the way through its buffers and tables, and a row under a wrong key.
 const (
 	logVersion    = 1
 	partedVersion = 2

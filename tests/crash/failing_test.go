@@ -171,7 +171,7 @@ func ends(f func() error) bool {
 // failed write or sync that a commit relies on, reads go on, and Close comes back.
 func TestWhicheverWriteFailsNothingAcknowledgedIsLost(t *testing.T) {
 	s := seed(t)
-	step := int64(envInt(t, "ZODB_DHT_SOAK_STEP", 10)) // 1: each operation; CI takes others in each run
+	step := int64(envInt(t, "ZODB_DHT_SOAK_STEP", 6)) // 1: each operation; CI takes others in each run
 	for i, stays := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stays=%t", stays), func(t *testing.T) {
 			poisoned, refused := 0, 0

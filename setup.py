@@ -36,7 +36,8 @@ class BuildGo(build_ext):
             "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else "-Wl,--unresolved-symbols=ignore-all"
         )
         if sys.platform == "linux":
-            undefined += " -Wl,--wrap=x_cgo_sys_thread_create"  # bridge/start.h
+            # bridge/start.h, bridge/stack.h
+            undefined += " -Wl,--wrap=x_cgo_sys_thread_create,--wrap=pthread_getattr_np"
         env = dict(os.environ, CGO_ENABLED="1", CGO_LDFLAGS=undefined, CGO_LDFLAGS_ALLOW="-Wl,.*")
         version = self.distribution.get_version()
         env["CGO_CFLAGS"] = f"-O2 -DZD_VERSION={version} -I{sysconfig.get_paths()['include']}"

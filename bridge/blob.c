@@ -23,6 +23,23 @@ METHOD(node_stage_blob) {
     return call_none(ZD_STAGE_BLOB, H(self), &r, 1);
 }
 
+// answered_path takes an answer that is a path.
+static PyObject *answered_path(zd_reply *out) {
+    answer a = {out->data, out->len, 0};
+    PyObject *path = get_bytes(&a), *res = NULL;
+    if (path) res = PyUnicode_DecodeFSDefaultAndSize(PyBytes_AsString(path), PyBytes_Size(path));
+    Py_XDECREF(path);
+    return finished(out, &a, res);
+}
+
+METHOD(node_blob_dir) {
+    request r = {0};
+    zd_reply out;
+    if (!nargs_is(n, 0, "blob_dir")) return NULL;
+    if (call(ZD_BLOB_DIR, H(self), &r, &out, 0) < 0) return NULL;
+    return answered_path(&out);
+}
+
 METHOD(node_blob_file) {
     request r = {0};
     zd_reply out;
@@ -33,9 +50,5 @@ METHOD(node_blob_file) {
     put_fixed(&r, args[1], 8, "a tid");
     put(&r, whole ? "\1" : "\0", 1);
     if (call(ZD_BLOB_FILE, H(self), &r, &out, 0) < 0) return NULL;
-    answer a = {out.data, out.len, 0};
-    PyObject *path = get_bytes(&a), *res = NULL;
-    if (path) res = PyUnicode_DecodeFSDefaultAndSize(PyBytes_AsString(path), PyBytes_Size(path));
-    Py_XDECREF(path);
-    return finished(&out, &a, res);
+    return answered_path(&out);
 }

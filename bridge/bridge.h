@@ -37,6 +37,7 @@ enum zd_op {
     ZD_PACK_BEGIN,
     ZD_PACK_STEP,
     ZD_PACK_END,
+    ZD_BLOB_DIR,
 };
 
 // The answer of one call, in memory of malloc that the caller frees. ok: data is the answer; else an error (wire.go).

@@ -307,6 +307,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.repeats(ctx, r)
 	case C.ZD_STATS:
 		return s.stats()
+	case C.ZD_BLOB_DIR:
+		return appendBytes(nil, []byte(n.BlobDir())), nil
 	case C.ZD_NEW_OIDS:
 		first, err := n.NewOids(ctx, int(r.uint64()))
 		return u64(nil, first), err

@@ -8,6 +8,7 @@
 // behind that the child may not enter Go (its threads are gone): every entry looks at `forked` first.
 
 #include "node.h"
+#include "stack.h"
 #include "start.h"
 
 #include <pthread.h>

@@ -49,6 +49,7 @@ METHOD(node_pack_end);
 
 // blob.c
 METHOD(node_stage_blob);
+METHOD(node_blob_dir);
 METHOD(node_blob_file);
 
 // view.c

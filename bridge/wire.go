@@ -45,6 +45,7 @@ import (
 //	pack_step     oid ...                   -> bytes phase, done, total, finished 1, per record: oid, tid, bytes
 //	pack_end      -                         -> nothing
 //	stage_blob    txn id 16, oid, keep 1, bytes path -> nothing
+//	blob_dir      -                         -> bytes path
 //	blob_file     oid, tid, whole 1         -> bytes path
 type request struct {
 	b   []byte
@@ -239,8 +240,7 @@ func (s service) stats() ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"objects": st.Objects, "records": st.Records, "data_size": st.DataSize, "disk_size": s.n.DiskSize(),
 		"last_tid": st.LastTid.String(), "applied": st.Applied, "digest": st.Digest.TxnCID().String(), "next_oid": uint64(st.NextOid),
-		"horizon":  st.Horizon.String(),
-		"blob_dir": s.n.BlobDir(),
+		"horizon": st.Horizon.String(),
 	})
 }
 

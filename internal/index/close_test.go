@@ -67,7 +67,7 @@ func TestACloseEndsTheCompactionThatRuns(t *testing.T) {
 	<-inside
 	closed := make(chan error)
 	go func() { closed <- s.Close() }()
-	for !s.Left() {
+	for !s.Leaving() {
 		runtime.Gosched()
 	}
 	close(release)

@@ -22,6 +22,7 @@ type fence struct {
 	down    atomic.Bool
 	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
 	spent   atomic.Bool // what the logs hold is in tables: they are about to be removed
+	noted   atomic.Bool // the closing note lies there
 	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
 	broken  func(error)
 	park    func(error)
@@ -154,7 +155,7 @@ func (f *fenced) made(name string, err error) error {
 
 // log takes a write-ahead log that was made; other files pass.
 func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
-	if !strings.HasSuffix(name, ".log") {
+	if !isLog(name) {
 		return file, err
 	}
 	if err != nil {
@@ -214,7 +215,7 @@ func (f *fence) shed(fsys vfs.FS, dir string) {
 		return
 	}
 	for _, name := range names {
-		if strings.HasSuffix(name, ".log") {
+		if isLog(name) {
 			_ = fsys.Remove(fsys.PathJoin(dir, name))
 		}
 	}

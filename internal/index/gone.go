@@ -23,8 +23,11 @@ type gone struct {
 	oids *roaring64.Bitmap
 }
 
+// none is open where it is known that there are no rows.
+func (g *gone) none(db *pebble.DB) { g.db, g.oids = db, roaring64.New() }
+
 func (g *gone) open(db *pebble.DB) (err error) {
-	g.db, g.oids = db, roaring64.New()
+	g.none(db)
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{rowGone}, UpperBound: []byte{rowGone + 1}})
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package index
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,16 +45,11 @@ const manifestMarker = "marker.manifest."
 const markerDraft = "000000" + draftSuffix
 
 // begin is called before Pebble opens. A directory that it is about to make waits for nothing.
-func (h *held) begin(fsys vfs.FS, dir string) error {
-	names, err := fsys.List(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+func (h *held) begin(fsys vfs.FS, dir string, names []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.fsys, h.dir = fsys, dir
 	h.opening = slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, manifestMarker) })
-	return nil
 }
 
 // end is called when Pebble is open. It reports whether there is anything to settle.
@@ -96,7 +90,7 @@ func (h *held) draft(name string) string {
 	case strings.HasPrefix(filepath.Base(name), manifestMarker):
 		h.marker = draft{filepath.Join(filepath.Dir(name), markerDraft), name}
 		return h.marker.now
-	case strings.HasSuffix(name, ".log") && h.marker.now != "":
+	case isLog(name) && h.marker.now != "":
 		h.log = draft{strings.TrimSuffix(name, ".log") + draftSuffix, name}
 		return h.log.now
 	}
@@ -106,7 +100,7 @@ func (h *held) draft(name string) string {
 // remove takes the removal of a file over that the directory may need to open as it was.
 func (h *held) remove(name string) bool {
 	base := filepath.Base(name)
-	if !strings.HasSuffix(base, ".log") && !strings.HasPrefix(base, "MANIFEST-") && !strings.HasPrefix(base, "marker.") {
+	if !isLog(base) && !strings.HasPrefix(base, "MANIFEST-") && !strings.HasPrefix(base, "marker.") {
 		return false
 	}
 	h.mu.Lock()

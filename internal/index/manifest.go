@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"math/bits"
 	"strings"
 
@@ -20,18 +19,8 @@ const manifestHead = 7
 // findDamagedManifests looks at the manifests before Pebble opens the directory. Pebble reads one up to the first chunk that is not
 // sound and takes what comes before for all: right where a crash tore the last write, which nothing relied on. Where it
 // is damage, and what is left still makes a whole state, the next open finds a new manifest: so each open tells.
-func findDamagedManifests(cfg Config) ([]Corrupt, error) {
+func findDamagedManifests(cfg *Config, names []string) ([]Corrupt, error) {
 	fsys := cfg.FS
-	if fsys == nil {
-		fsys = vfs.Default
-	}
-	names, err := fsys.List(cfg.Dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
-	}
 	var found []Corrupt
 	for _, name := range names {
 		if !strings.HasPrefix(name, "MANIFEST-") {

@@ -37,9 +37,18 @@ func (n *names) add(path string) {
 	defer n.mu.Unlock()
 	d := n.look(filepath.Dir(path))
 	d.made++
-	if name := filepath.Base(path); !strings.HasSuffix(name, ".log") && !strings.HasPrefix(name, optionsPrefix) {
+	if name := filepath.Base(path); !isLog(name) && !strings.HasPrefix(name, optionsPrefix) {
 		d.presses = d.made
 	}
+	n.dirs[filepath.Dir(path)] = d
+}
+
+// gone is called when a name that can wait was taken away.
+func (n *names) gone(path string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	d := n.look(filepath.Dir(path))
+	d.made++
 	n.dirs[filepath.Dir(path)] = d
 }
 

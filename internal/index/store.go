@@ -76,6 +76,8 @@ type Store struct {
 	torn     *TornTail
 	prepared *prepared
 	damaged  []Corrupt // files, as Open found them
+	left     []byte    // by the log, as the closing note says; nil: there is none, or it can't be used
+	leaving  []byte    // for the next one; nil: there shall be none
 	scratch  []byte
 	order    []int
 	key      []byte
@@ -99,24 +101,45 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	torn, err := findTornTail(cfg)
+	if cfg.FS == nil {
+		cfg.FS = vfs.Default
+	}
+	names, err := cfg.FS.List(cfg.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, openError(&cfg, err)
+	}
+	torn, err := findTornTail(&cfg, names)
 	if err != nil {
 		return nil, err
 	}
-	if s.damaged, err = findDamagedManifests(cfg); err != nil {
+	if s.damaged, err = findDamagedManifests(&cfg, names); err != nil {
 		return nil, err
 	}
+	note, noted, damage, err := findClosed(&cfg, names)
+	if err != nil {
+		return nil, err
+	}
+	if damage != nil {
+		s.damaged = append(s.damaged, *damage)
+	}
+	s.fence.noted.Store(noted)
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
 	s.compacting = newCompacting()
 	s.compactions = newCompactions()
-	db, err := s.openPebble(cfg, s.compactions)
+	db, err := s.openPebble(cfg, names, s.compactions)
 	if err != nil {
 		s.cache.Unref()
 		return nil, err
 	}
 	s.db = db
 	st, err := s.readState()
-	if err == nil {
+	switch {
+	case err != nil:
+	case note.is(&st):
+		s.swept.Store(&note.swept)
+		s.gone.none(db)
+		s.left = note.log
+	default:
 		err = s.openSweep()
 	}
 	if err != nil {
@@ -146,24 +169,18 @@ func orDefault[T int64 | uint64](v, d T) T {
 	return v
 }
 
-func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB, err error) {
+func (s *Store) openPebble(cfg Config, names []string, compactions *compactions) (db *pebble.DB, err error) {
 	log := &pebbleLog{log: cfg.Logger, parked: s.parked, broken: func(err error) {
 		s.Fence()
 		if cfg.Broken != nil {
 			cfg.Broken(err)
 		}
 	}}
-	fsys := cfg.FS
-	if fsys == nil {
-		fsys = vfs.Default
-	}
-	s.fs, s.dir, s.blobs = fsys, cfg.Dir, cfg.Sweeping
+	s.fs, s.dir, s.blobs = cfg.FS, cfg.Dir, cfg.Sweeping
 	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
 	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
-	wrapped := s.fence.wrap(fsys)
-	if err := s.fence.held.begin(wrapped.FS, cfg.Dir); err != nil {
-		return nil, openError(&cfg, err)
-	}
+	wrapped := s.fence.wrap(cfg.FS)
+	s.fence.held.begin(wrapped.FS, cfg.Dir, names)
 	opts := &pebble.Options{
 		FS:                 wrapped,
 		Cache:              s.cache,
@@ -357,6 +374,7 @@ func (s *Store) takeDown() error {
 			s.fence.spent.Store(idle)
 			if err = errors.Join(err, s.db.Close()); err == nil && idle {
 				s.fence.shed(s.fs, s.dir)
+				s.leave()
 			}
 			s.compacting.end()
 			s.compacting.wait.Wait()

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/wal"
@@ -30,20 +31,23 @@ const (
 	syncedHead = 19 // the chunks that Pebble writes since it tells how far it has synced
 )
 
+// isLog says whether this is a write-ahead log's name.
+func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
+
 // findTornTail looks at the newest write-ahead log before Pebble opens the directory; nil if it ends in order. A log that is
 // recycled or preallocated goes on behind its end with zeros or with chunks of an older log: that is no torn write.
 // Damage of any other kind is Pebble's to report.
-func findTornTail(cfg Config) (_ *TornTail, err error) {
-	fsys := cfg.FS
-	if fsys == nil {
-		fsys = vfs.Default
-	}
-	logs, err := wal.Scan(wal.Dir{FS: fsys, Dirname: cfg.Dir})
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(logs) == 0 {
+func findTornTail(cfg *Config, names []string) (_ *TornTail, err error) {
+	if !slices.ContainsFunc(names, isLog) {
 		return nil, nil
 	}
+	fsys := cfg.FS
+	logs, err := wal.Scan(wal.Dir{FS: fsys, Dirname: cfg.Dir})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
+	}
+	if len(logs) == 0 {
+		return nil, nil
 	}
 	last := logs[len(logs)-1]
 	r := last.OpenForRead()

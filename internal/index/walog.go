@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -51,6 +52,9 @@ func (l *fencedLog) failed(what string, err error) error {
 }
 
 func (l *fencedLog) Write(p []byte) (int, error) {
+	if err := l.unnote(); err != nil {
+		return 0, l.failed("write", err)
+	}
 	end := l.written + int64(len(p))
 	l.unsynced += int64(len(p))
 	if end > l.length.Load() {
@@ -67,6 +71,22 @@ func (l *fencedLog) Write(p []byte) (int, error) {
 		l.length.Store(l.written)
 	}
 	return n, l.failed("write", err)
+}
+
+// unnote removes the closing note before anything is written: durably with the log's name, before the log's next sync. What
+// Pebble writes to end a log that nothing was written to is no write.
+func (l *fencedLog) unnote() error {
+	if !l.fence.noted.Load() || !l.alive() {
+		return nil
+	}
+	name := l.fsys.PathJoin(l.fsys.PathDir(l.name), closedFile)
+	if err := l.fsys.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l.fence.noted.Store(false)
+	l.fence.names.gone(name)
+	l.settled = false
+	return nil
 }
 
 // alive tells whether what is written matters to anybody.

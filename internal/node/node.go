@@ -100,7 +100,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
-		DB: n.store.DB(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Told: n.told, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
+		DB: n.store.DB(), Left: n.store.Left(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Told: n.told, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
@@ -280,6 +280,7 @@ func (n *Node) stop() error {
 	n.sweep.stop(parked)
 	if n.log != nil {
 		errs = append(errs, n.log.Close())
+		n.store.Leave(n.log.Left())
 	}
 	n.calls.Lock()
 	defer n.calls.Unlock()

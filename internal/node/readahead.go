@@ -69,6 +69,9 @@ func newReadahead(cache *recordCache, state *index.Store, warm bool) *readahead 
 	a.scattered.Store(-mostScattered)
 	a.helpers.idle.L = &a.helpers
 	a.done.Go(func() {
+		if !warm && a.take(0) { // the root, and what was made with it
+			a.read(0, aheadOids, aheadBytes, nil)
+		}
 		whole := !warm || a.warm()
 		a.state.Settle()
 		if whole {

@@ -127,7 +127,14 @@ func (r *Replica) serve() {
 			runtime.Gosched() // whoever was told may have the next proposal at hand: it goes into the same append
 			continue
 		}
-		if r.failure() != nil {
+		switch err := r.failure(); {
+		case err == nil:
+		case errors.Is(err, ErrClosed):
+			if err := r.leave(); err != nil {
+				r.end(&Broken{Cause: err})
+			}
+			return
+		default:
 			return
 		}
 		select {

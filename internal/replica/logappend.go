@@ -183,9 +183,16 @@ func (l *logStore) truncate(applied uint64) error {
 		n++
 		cut++
 	}
+	return l.cut(n, rows, size)
+}
+
+// cut cuts off the first n entries, which have so many rows; size is what is left of their data.
+func (l *logStore) cut(n, rows, size int) error {
 	if n == 0 {
 		return nil
 	}
+	first, _ := l.FirstIndex()
+	cut := first + uint64(n)
 	if err := l.sweep(); err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ type Transport interface {
 // Config says what a replica works on.
 type Config struct {
 	DB        *pebble.DB  // the log's rows begin with 'l'; the caller closes it after Close
+	Left      []byte      // what Replica.Left gave, if nothing was written to DB since; nil: the rows are read
 	FS        vfs.FS      // where the mark lies; nil is the operating system's
 	Dir       string      // holds the mark, the last entry promised to be durable; "": none is kept, and damage to the end of the log looks torn
 	State     index.State // applied to by this replica alone
@@ -159,9 +160,12 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	}
 	cfg = cfg.withDefaults()
 	stats := cfg.State.Stats()
-	log, err := openLog(cfg.DB, uint64(stats.Applied))
-	if err != nil {
-		return nil, err
+	log := openLeft(cfg.DB, uint64(stats.Applied), cfg.Left)
+	if log == nil {
+		var err error
+		if log, err = openLog(cfg.DB, uint64(stats.Applied)); err != nil {
+			return nil, err
+		}
 	}
 	if err := log.openMark(cfg); err != nil {
 		return nil, err
@@ -173,6 +177,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 	r.mu.waiting = make(map[zodb.TxnID]*proposal)
 	r.mu.idle.L = &r.mu.Mutex
 	r.mu.lastTid = stats.LastTid
+	var err error
 	r.mu.raw, err = raft.NewRawNode(&raft.Config{
 		ID: log.id, ElectionTick: 10, HeartbeatTick: 1, Storage: log, Applied: uint64(stats.Applied),
 		AsyncStorageWrites: true, MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 64 << 20,

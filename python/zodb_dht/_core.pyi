@@ -42,6 +42,7 @@ class Node:
     def repeats(self, keys: bytes) -> list[bytes | None]:
         """For each oid + tid in keys, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes: ...
+    def blob_dir(self) -> str: ...
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid, horizon."""
     def new_oids(self, count: int) -> int:

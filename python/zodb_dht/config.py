@@ -23,6 +23,19 @@ _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
+def temporary_directory() -> str:
+    """What tempfile.gettempdir() is going to say, without its proof: asked for the first time it makes a file there and
+    removes it, which is slow in an open. A wrong guess costs nothing but time: blobs are written elsewhere, unwatched.
+    """
+    if tempfile.tempdir is not None:
+        return tempfile.gettempdir()
+    candidates = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    for path in [*candidates, "/tmp", "/var/tmp", "/usr/tmp"]:  # as tempfile does
+        if path and os.access(path, os.W_OK | os.X_OK):
+            return os.path.abspath(path)
+    return tempfile.gettempdir()
+
+
 def parse_flag(value: object) -> bool:
     """A boolean as ZConfig and zodburi write it."""
     if isinstance(value, (bool, int)) and value in (0, 1):
@@ -210,7 +223,7 @@ class Settings:
     def to_json(self) -> str:
         """What the core is opened with; names as in ZConfig, durations in seconds."""
         options = {o.name: getattr(self, o.keyword) for o in OPTIONS if o.core}
-        return json.dumps({**options, "temp-dir": tempfile.gettempdir()})
+        return json.dumps({**options, "temp-dir": temporary_directory()})
 
 
 OPTIONS: tuple[Option, ...] = tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import threading
 from collections.abc import Callable
@@ -32,7 +31,7 @@ class Peer:
         self.node = node
         self.path = path
         # The core made the directory, with ZODB's marker in it, and knows where it is.
-        self.fshelper = FilesystemHelper(json.loads(node.stats())["blob_dir"], "bushy")
+        self.fshelper = FilesystemHelper(node.blob_dir(), "bushy")
         # Held by a finish that has a callback, from before its commit until it is published, and by whoever asks the
         # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
         # Reentrant, since the callback may read. First of all locks; never taken by loads of views.

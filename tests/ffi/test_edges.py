@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from zodb_dht import _core
@@ -25,7 +28,7 @@ args = {
     "load_revisions": (one + two, 1, True), "transactions_backwards": (one, two, 1),
     "current": (one, 1), "repeats": (one + two,), "pack_begin": (one, True, True), "pack_step": (b"",), "pack_end": (),
     "stage_blob": (t16, one, "x", False), "blob_file": (one, two, True),
-    "transactions": (one, two, 1), "last_tid": (), "stats": (), "new_oids": (1,),
+    "transactions": (one, two, 1), "last_tid": (), "stats": (), "blob_dir": (), "new_oids": (1,),
     "vote": (t16, one, 0, b"", b"", b"", [], []),
     "finish": (t16, False), "publish": (one,), "abort": (t16,), "restore": (t16, one, " ", b"", b"", b"", []),
     "drain": (),     "outcome": (t16,), "close": (),
@@ -249,6 +252,7 @@ good = {
     (node, "pack_begin"): (b8, True, True), (node, "pack_step"): (b"",), (node, "pack_end"): (), (view, "unpin"): (),
     (node, "stage_blob"): (b16, b8, "x", False), (node, "blob_file"): (b8, b8, True),
     (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
+    (node, "blob_dir"): (),
     (node, "new_oids"): (1,), (node, "vote"): (b16, b8, 0, b"", b"", b"", [(b8, b8, b"")], [(b8, b8)]),
     (node, "finish"): (b16, False),
     (node, "publish"): (b8,), (node, "abort"): (b16,), (node, "restore"): (b16, b8, " ", b"", b"", b"", [(b8, b"")]),
@@ -381,6 +385,36 @@ assert first.version() == second.version()
 storage.close()
 print("done")
 """
+
+
+DEEP = """\
+import sys
+from zodb_dht import DHTStorage
+
+sys.setrecursionlimit(10_000)
+storage = DHTStorage("peer")
+
+def deep(levels):
+    if levels:
+        return max(map(deep, [levels - 1]))  # through C: each takes its stack
+    return storage._peer.node.new_oids(1)
+
+assert deep(2) > 0
+assert deep(int(sys.argv[1])) > 0
+storage.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("limit", "levels"), [("256", 200), ("8192", 2_000), ("unlimited", 2_000)])
+def test_calls_from_deep_within_the_main_thread(tmp_path: Path, limit: str, levels: int) -> None:
+    """The core is told the bounds of the main thread's stack by bridge/stack.h."""
+    if limit == "unlimited" and resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY:
+        pytest.skip("this machine limits the stack")
+    run = f'ulimit -S -s {limit} && exec "$@"'
+    command = ["sh", "-c", run, "sh", sys.executable, "-c", DEEP, str(levels)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_a_second_import_and_a_subinterpreter(child: Child) -> None:

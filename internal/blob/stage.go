@@ -244,9 +244,15 @@ func (d *Dir) Forget(id zodb.TxnID) error {
 }
 
 // Discard removes what is staged for a transaction that never commits; unknown ones are no error.
-func (d *Dir) Discard(id zodb.TxnID) error {
+func (d *Dir) Discard(id zodb.TxnID) error { return d.Narrow(id, nil) }
+
+// Narrow removes what is staged for a transaction but for these objects.
+func (d *Dir) Narrow(id zodb.TxnID, to map[zodb.Oid]bool) error {
 	var errs []error
 	for oid := range d.files(id) {
+		if to[oid] {
+			continue
+		}
 		errs = append(errs, d.drop(d.take(id, oid)))
 		d.prune(oid)
 	}

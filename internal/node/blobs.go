@@ -138,13 +138,25 @@ func (n *Node) removeBlobs(ctx context.Context, revs []index.Revision) error {
 	return n.blobs.Remove(ctx, files)
 }
 
-// seal puts what is staged for txn into its writes. A context that has ended already takes what is ready, else it is busy.
+// seal puts what is staged for txn into its writes, and drops what it does not write after all: the object was deleted behind it. A context that has ended already takes what is ready, else it is busy.
 func (n *Node) seal(ctx context.Context, txn *zodb.Txn) error {
 	if !n.blobs.Staged(txn.ID) {
 		return nil
 	}
+	written := make(map[zodb.Oid]bool, len(txn.Writes))
+	for i := range txn.Writes {
+		if w := &txn.Writes[i]; w.Kind == zodb.WriteData {
+			written[w.Oid] = true
+		}
+	}
 	var blobs map[zodb.Oid]zodb.Blob
-	err := n.apart(func() (err error) { blobs, err = n.blobs.Seal(ctx, txn.ID); return err })
+	err := n.apart(func() (err error) {
+		if err := n.blobs.Narrow(txn.ID, written); err != nil {
+			return err
+		}
+		blobs, err = n.blobs.Seal(ctx, txn.ID)
+		return err
+	})
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w: %w", replica.ErrBusy, err)
 	}

@@ -49,8 +49,9 @@ class Reader(Writer):
             return peer.node.last_tid()
 
     def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
-        entries = []
-        for tid, length, user, description, extension in self._peer.node.history(oid, size):
+        entries: list[dict[str, Any]] = []
+        found = self._peer.node.history(oid, max(size, 1))  # POSKeyError whatever size is
+        for tid, length, user, description, extension in found[: max(size, 0)]:
             entry: dict[str, Any] = loads(extension) if extension else {}
             entry.update(
                 time=TimeStamp(tid).timeTime(),

@@ -157,4 +157,7 @@ def chunks(oids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 def refuse(failures: list[tuple[bytes, UndoError]]) -> None:
     """UndoError about every object that can't be undone, if there is one."""
     if failures:
-        raise MultipleUndoErrors([(error._reason, oid) for oid, error in failures])
+        # Its text takes a pair in this order, its __init__ in the other one.
+        errors = MultipleUndoErrors([(oid, error._reason) for oid, error in failures])
+        errors._oid, errors._reason = errors._errs[0]
+        raise errors

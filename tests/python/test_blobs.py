@@ -504,6 +504,25 @@ def test_undo_brings_the_file_back_and_an_abort_leaves_none(storage: DHTStorage)
     db.close()
 
 
+@pytest.mark.parametrize("given_up", ["deleted", "undone"])
+def test_a_file_of_an_object_that_the_same_transaction_deletes_is_not_left_over(
+    storage: DHTStorage, given_up: str
+) -> None:
+    oid = storage.new_oid()
+    tid = store(storage, oid, z64, b"first")
+    txn = begun(storage)
+    storage.storeBlob(oid, tid, b"record", handed(storage, b"second"), "", txn)
+    if given_up == "deleted":
+        storage.deleteObject(oid, tid, txn)
+    else:  # its creation: the data of the record is the same
+        storage.undo(storage.undoLog()[0]["id"], txn)
+    storage.tpc_vote(txn)
+    storage.tpc_finish(txn)
+    with pytest.raises(POSKeyError):
+        storage.load(oid)
+    assert list(files(storage.fshelper.base_dir).values()) == [b"first"]
+
+
 def test_a_blob_of_an_old_snapshot_is_readable_until_the_sweep(storage: DHTStorage) -> None:
     db = DB(storage)
     with db.transaction() as connection:

@@ -267,3 +267,6 @@ def test_history_has_what_zodb_documents(storage: DHTStorage) -> None:
     assert time > oldest["time"] > 0
     assert oldest["tid"] == first
     assert [h["tid"] for h in storage.history(oid)] == [second]
+    assert storage.history(oid, 0) == storage.history(oid, -1) == []  # it exists
+    with pytest.raises(POSKeyError):
+        storage.history(p64(99), 0)

@@ -24,7 +24,7 @@ from ZODB.POSException import (
     UndoError,
 )
 from ZODB.serialize import referencesf
-from ZODB.utils import p64, u64, z64
+from ZODB.utils import oid_repr, p64, u64, z64
 from zodb_dht import DHTStorage, packing
 
 from .conftest import Opener
@@ -117,6 +117,9 @@ def test_one_conflict_among_several_undos_changes_nothing(storage: DHTStorage) -
     with pytest.raises(MultipleUndoErrors) as caught:
         storage.undo(both, txn)
     assert caught.value._oid == b
+    text = "Some data were modified by a later transaction"
+    assert caught.value._reason == text
+    assert str(caught.value) == f"Undo error {oid_repr(b)}: {text}"  # Zope shows it
     storage.tpc_vote(txn)  # the first undo alone
     storage.tpc_finish(txn)
     assert (current(storage, a), current(storage, b)) == (b"a1", b"b2")

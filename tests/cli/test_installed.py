@@ -135,6 +135,19 @@ def test_a_mistake_is_exit_2() -> None:
     assert zodb_dht("verfy").returncode == USAGE
 
 
+@pytest.mark.parametrize("gc", [[], ["--no-gc"]])
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--days", "-1", "want a number of days"), ("--days", "x", ""), ("--to", "x", "want 2026-01-31 or")],
+)
+def test_a_mistake_in_a_packs_time_is_told_with_or_without_gc(
+    option: str, value: str, says: str, gc: list[str], peer: Path
+) -> None:
+    done = zodb_dht("pack", peer, *gc, option, value)
+    assert done.returncode == USAGE
+    assert option in done.stderr and says in done.stderr and "_" not in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["status", "verify", "pack"])
 def test_what_can_not_be_printed_is_exit_1(peer: Path, verb: str) -> None:
     with open("/dev/full", "w") as full:

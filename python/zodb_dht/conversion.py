@@ -136,7 +136,8 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
         if copy is None or copy.tid != tid:
             raise NotAPrefix(
                 f"the source has transaction 0x{tid.hex()} where the destination has"
-                f" {'nothing' if copy is None else '0x' + copy.tid.hex()}: it is no copy of this source",
+                f" {'nothing' if copy is None else '0x' + copy.tid.hex()}: it is no copy of this source, or one of both"
+                " was packed",
                 tid=tid,
             )
         if tid == last:  # now: a FileStorage's records can't be read any more once its iterator has ended

@@ -378,3 +378,21 @@ def test_an_iteration_that_a_pack_overtakes_passes_over_what_is_gone(site: Site)
     assert list(first) == []
     left = [(t.tid, [(r.oid, r.data_txn) for r in t]) for t in late]
     assert [(tid, records) for tid, records in left if records] == [(begun[-1][0], [(z64, None)])]
+
+
+def test_a_historical_connection_from_before_a_pack_is_told_of_it(site: Site) -> None:
+    site.commit(kept=PersistentMapping(n=0))
+    old = site.storage.lastTransaction()
+    with site.db.transaction() as conn:
+        conn.root()["kept"]["n"] = 1
+    site.commit(new=PersistentMapping())
+    newest = site.storage.lastTransaction()
+    managers = [transaction.TransactionManager(), transaction.TransactionManager()]
+    before, after = site.db.open(managers[0], at=old), site.db.open(managers[1], at=newest)
+    kept = before.root()["kept"]
+    site.storage.pack(time.time(), referencesf)
+    with pytest.raises(ReadConflictError, match="packed to"):
+        len(kept)
+    assert after.root()["kept"]["n"] == 1
+    for conn in before, after:
+        conn.close()

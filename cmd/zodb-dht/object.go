@@ -28,6 +28,13 @@ type revision struct {
 	Description string `json:"description,omitempty"`
 	Class       string `json:"class,omitempty"`
 	Data        []byte `json:"data,omitempty"` // base64
+	Blob        *file  `json:"blob,omitempty"` // nil unless the revision has one
+}
+
+// file is a blob's.
+type file struct {
+	CID  string `json:"cid"` // as `ipfs add --cid-version=1` prints it
+	Size int64  `json:"size"`
 }
 
 func describe(r index.Revision) revision {
@@ -40,6 +47,9 @@ func describe(r index.Revision) revision {
 			r.Hash = block.Sum(r.Data)
 		}
 		d.CID = r.Hash.CID().String()
+	}
+	if r.Blob.Exists() {
+		d.Blob = &file{CID: r.Blob.CID().String(), Size: r.Blob.Size}
 	}
 	if r.Data != nil {
 		d.Size, d.Data, d.Class = len(r.Data), r.Data, className(r.Data)
@@ -76,6 +86,11 @@ func (a *app) dump(ctx context.Context, n *node.Node, oid zodb.Oid, tid zodb.Tid
 	} else {
 		r, err = n.Load(ctx, oid, zodb.MaxTid)
 	}
+	if err == nil && !exact { // what a load keeps for readers has no blob in it
+		var whole index.Revision
+		whole, err = n.LoadSerial(ctx, oid, r.Tid)
+		r.Blob = whole.Blob
+	}
 	if err != nil {
 		return fmt.Errorf("dump oid %s: %w", oid, err)
 	}
@@ -87,7 +102,11 @@ func (a *app) dump(ctx context.Context, n *node.Node, oid zodb.Oid, tid zodb.Tid
 	if d.Deleted {
 		lines = append(lines, "deleted")
 	} else {
-		lines = append(lines, "cid    "+d.CID, "class  "+d.Class, strings.TrimSuffix(hex.Dump(r.Data), "\n"))
+		lines = append(lines, "cid    "+d.CID, "class  "+d.Class)
+		if d.Blob != nil {
+			lines = append(lines, fmt.Sprintf("blob   %s  %d B", d.Blob.CID, d.Blob.Size))
+		}
+		lines = append(lines, strings.TrimSuffix(hex.Dump(r.Data), "\n"))
 	}
 	return a.emit(d, lines...)
 }

@@ -67,10 +67,10 @@ type Dir struct {
 }
 
 // Open makes the directory if there is none, locks it, and takes stock of what is staged. refs outlives it. ErrForeign: something else is
-// there; nothing in it was touched.
+// there, or nothing where the peer has blobs; it was not touched.
 func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	d := &Dir{path: path, refs: refs, slots: make(chan struct{}, 2), staged: make(map[zodb.TxnID]map[zodb.Oid]*staged)}
-	if err := claim(path, group); err != nil {
+	if err := claim(path, group, refs); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{path, d.Temp(), filepath.Join(path, stagedDir)} {
@@ -116,8 +116,9 @@ func Vacant(path string) bool {
 	return true
 }
 
-// claim refuses a directory that no peer has marked and that holds more than a crash within Open leaves: its tmp is not ours to empty.
-func claim(path, group string) error {
+// claim refuses a directory that no peer has marked and that holds more than a crash within Open leaves: its tmp is not ours to empty. An
+// empty one is refused if the peer has blobs: a disk that is not mounted must not become a second directory.
+func claim(path, group string, refs *Refs) error {
 	marker := filepath.Join(path, PeerFile)
 	if info, err := os.Lstat(marker); err == nil && info.Size() > 0 {
 		return nil // mark reads it
@@ -125,10 +126,7 @@ func claim(path, group string) error {
 		return fmt.Errorf("blob directory: %w", err)
 	}
 	entries, err := os.ReadDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("blob directory: %w", err)
 	}
 	for _, e := range entries {
@@ -144,7 +142,11 @@ func claim(path, group string) error {
 				marker, name, ErrForeign, "group "+group)
 		}
 	}
-	return nil
+	if some, err := refs.some(); err != nil || !some {
+		return err
+	}
+	return fmt.Errorf("%s is not there, but this peer has blobs: %w; mount it or put it back; to go on without their files, make it and write %q into it",
+		marker, ErrForeign, "group "+group)
 }
 
 // mark makes a file that says whose a directory is; one that says otherwise is ErrForeign.

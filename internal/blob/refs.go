@@ -57,6 +57,12 @@ func NewRefs(ds datastore.Batching, revs Revisions) *Refs {
 	return &Refs{ds: ds, revs: revs, users: make(map[zodb.Hash]int)}
 }
 
+// some tells whether a committed revision has a file.
+func (r *Refs) some() (found bool, _ error) {
+	err := r.revs.Blobs(zodb.Hash{}, func(index.Revision, error) bool { found = true; return false })
+	return found, err
+}
+
 // tree collects what Import tells: 40 bytes for each 256 KiB of a file, and the inner nodes, of about as many.
 type tree struct {
 	leaves []leaf

@@ -329,6 +329,51 @@ func TestTheBlobDirectoryIsRemembered(t *testing.T) {
 	}
 }
 
+// An unmounted disk looks like this, and what is written below its mount point is hidden by it later.
+func TestABlobDirectoryThatIsGoneIsNotMadeAgain(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "disk")
+	at := func(c *node.Config) { c.BlobDir = elsewhere }
+	for range 2 { // without blobs an empty one will do
+		n, err := tryOpen(dir, at)
+		if err := errors.Join(err, n.Close(), os.RemoveAll(elsewhere)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := tryOpen(dir, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tid := storeBlob(t, n, 1, 0, "content")
+	away := elsewhere + "-away"
+	if err := errors.Join(n.Close(), os.Rename(elsewhere, away)); err != nil {
+		t.Fatal(err)
+	}
+	for _, edit := range []func(*node.Config){at, func(*node.Config) {}, func(c *node.Config) { c.BlobDir = t.TempDir() }} {
+		if _, err := tryOpen(dir, edit); !errors.Is(err, blob.ErrForeign) || !strings.Contains(err.Error(), "this peer has blobs") {
+			t.Errorf("%v", err)
+		}
+		if _, err := os.Stat(elsewhere); !errors.Is(err, os.ErrNotExist) {
+			t.Error("it was made again:", err)
+		}
+	}
+	if err := os.Mkdir(elsewhere, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryOpen(dir); !errors.Is(err, blob.ErrForeign) {
+		t.Error("an empty mount point:", err)
+	}
+	if err := errors.Join(os.Remove(elsewhere), os.Rename(away, elsewhere)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err = tryOpen(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if got := readBlob(t, n, 1, tid); got != "content" {
+		t.Error(got)
+	}
+}
+
 func TestABlobOfMoreThanMemoryAllowsIsStreamed(t *testing.T) {
 	n := open(t, t.TempDir())
 	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<20) // 64 MiB

@@ -37,7 +37,8 @@ type Operations interface {
 	// Current returns the objects that exist now, from oid `from` on, in order of oid: at most n, and no more once their
 	// data exceeds 4 MiB. None says that there are no more.
 	Current(ctx context.Context, from zodb.Oid, n int) ([]index.Revision, error)
-	// Repeats tells, for each of these revisions, which older one of its object has the same data; see index.State.
+	// Repeats tells, for each of these revisions, which older one of its object has the same data; see index.State. 0 where there is
+	// none, or where the revision itself was packed away meanwhile.
 	Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Tid, error)
 
 	// Visible is the last transaction that readers see. It only rises.

@@ -353,7 +353,7 @@ func (n *Node) Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Ti
 			return nil, err
 		}
 		var err error
-		if tids[i], err = n.store.Repeats(key.Oid, key.Tid); err != nil {
+		if tids[i], err = n.store.Repeats(key.Oid, key.Tid); err != nil && !errors.Is(err, index.ErrNotFound) {
 			return nil, err
 		}
 	}

@@ -26,14 +26,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _days(text: str) -> float:
-    days = float(text)
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
     if not 0 <= days < math.inf:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r}: want a number of days")
     return time.time() - days * 86400
 
 
 def _moment(text: str) -> float:
-    moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    try:
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: want 2026-01-31 or 2026-01-31T12:00, in UTC") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
     return moment.timestamp()

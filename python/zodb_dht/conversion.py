@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from persistent.timestamp import TimeStamp
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
 from ZODB.POSException import Unsupported
-from ZODB.utils import oid_repr, z64
+from ZODB.utils import oid_repr, u64, z64
 
 from .errors import DHTError, Mismatch, NotAPrefix, OptionError, POSKeyError, Unreadable
 
@@ -75,7 +76,7 @@ class Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if not any(harmless in text for harmless in self.HARMLESS):
+        if not any(harmless in text for harmless in self.HARMLESS) and not _grown(record):
             self.heard.append(text)
 
     def __enter__(self) -> Complaints:
@@ -98,6 +99,24 @@ class Complaints(logging.Handler):
             raise Unreadable(f"{where}: the source is damaged: {heard[0]}")
 
 
+def _grown(record: logging.LogRecord) -> bool:
+    """Whether a transaction that is called truncated is whole: it was committed after the iterator looked at the size.
+
+    Its status is written last, so the iterator that found no "c" there, and complained, came after its last byte.
+    """
+    if "truncated" not in str(record.msg) or not isinstance(record.args, tuple) or len(record.args) != 2:
+        return False
+    name, position = record.args
+    try:
+        with open(str(name), "rb") as f:
+            f.seek(int(str(position)) + 8)  # behind the tid
+            length = f.read(8)
+            f.seek(int(str(position)) + u64(length))
+            return f.read(8) == length
+    except (OSError, OverflowError, ValueError, struct.error):
+        return False
+
+
 def missing(source: Any, destination: Any, report: Report, progress: Progress) -> Iterator[tuple[bytes, Any]]:
     """What source has after destination's last transaction. NotAPrefix unless destination is a beginning of source.
 
@@ -117,7 +136,8 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
         if copy is None or copy.tid != tid:
             raise NotAPrefix(
                 f"the source has transaction 0x{tid.hex()} where the destination has"
-                f" {'nothing' if copy is None else '0x' + copy.tid.hex()}: it is no copy of this source",
+                f" {'nothing' if copy is None else '0x' + copy.tid.hex()}: it is no copy of this source, or one of both"
+                " was packed",
                 tid=tid,
             )
         if tid == last:  # now: a FileStorage's records can't be read any more once its iterator has ended

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from .errors import OptionError, Unreadable
+from .zconfig import DHTStorageFactory
 
 DATA_FS = (b"FS21", b"FS30")
 """What a FileStorage's file begins with, written by Python 2 or 3."""
@@ -24,6 +26,9 @@ SCHEMA = """
 def open_place(place: str, *, write: bool = False, section: str | None = None, blob_dir: str | None = None) -> Any:
     """Open the storage that place names; the caller closes it. OptionError says what place could be, and is not.
 
+    Unless it is to be written to it is opened read-only, whatever place says of that: a running site holds the lock of
+    its Data.fs, and an open for writing makes a file that is not there, and cuts one that is damaged.
+
     section picks one of several storages or databases of a ZConfig file by its name. blob_dir is where the blobs of a
     Data.fs are; URIs and ZConfig files say that themselves.
     """
@@ -35,10 +40,10 @@ def open_place(place: str, *, write: bool = False, section: str | None = None, b
     if blob_dir is not None:
         raise OptionError(f"{place}: --blob-dir goes with a Data.fs; a URI or a ZConfig file names its own")
     if "://" in place:
-        return _uri(place)
+        return _uri(place, write)
     if path.is_dir():
         raise OptionError(f"{place}: a directory; want a Data.fs, a URI (dht:///directory) or a ZConfig file")
-    return _zconfig(place, section)
+    return _zconfig(place, section, write)
 
 
 def _is_data_fs(path: Path, write: bool) -> bool:
@@ -66,19 +71,45 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
         raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {e}") from e
 
 
-def _uri(place: str) -> Any:
+READ_ONLY = {"file": "read_only=1", "zeo": "read_only=1", "dht": "read-only=on&create=off"}
+"""What a URI says to change nothing, by its scheme."""
+
+
+def _uri(place: str, write: bool) -> Any:
     try:
         import zodburi
     except ImportError:
         raise OptionError(f"{place}: URIs need zodburi: pip install zodb_dht[zodburi]") from None
+    uri, option = place, READ_ONLY.get(place.partition("://")[0])
+    if not write and option is not None:
+        uri, _, query = place.partition("?")
+        names = {pair.partition("=")[0] for pair in option.split("&")}
+        kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in names]
+        uri += "?" + "&".join([*kept, option])
     try:
-        factory, _ = zodburi.resolve_uri(place)
+        factory, _ = zodburi.resolve_uri(uri)
     except KeyError as e:
         raise OptionError(f"{place}: {e.args[0]}") from None
     return factory()
 
 
-def _zconfig(place: str, section: str | None) -> Any:
+def _only_read(factory: Any) -> None:
+    """A storage of a ZConfig file that changes nothing, nor do those that it is made of."""
+    config = factory.config
+    for name in config.getSectionAttributes():
+        value = getattr(config, name)
+        if name == "read_only":
+            config.read_only = True
+        elif name == "create":
+            config.create = False
+        for part in value if isinstance(value, list) else [value]:
+            if hasattr(part, "config"):
+                _only_read(part)
+    if isinstance(factory, DHTStorageFactory):  # it has read its section already
+        factory.settings = dataclasses.replace(factory.settings, read_only=True, create=False)
+
+
+def _zconfig(place: str, section: str | None, write: bool) -> Any:
     import ZConfig
 
     schema = ZConfig.loadSchemaFile(StringIO(SCHEMA))
@@ -91,6 +122,9 @@ def _zconfig(place: str, section: str | None) -> Any:
         found[factory.config.getSectionName() or ""] = factory
     for database in config.databases:
         found[database.config.getSectionName() or ""] = database.config.storage
+    if not write:
+        for factory in found.values():
+            _only_read(factory)
     if section is None and len(found) == 1:
         return next(iter(found.values())).open()
     if section is None or section not in found:

@@ -17,9 +17,11 @@ from ZODB.interfaces import (
     IStorageUndoable,
     ReadVerifyingStorage,
 )
+from ZODB.utils import oid_repr, tid_repr
 
+from . import packing
 from .blobs import Blobs
-from .errors import Closed
+from .errors import Closed, ReadConflictError
 from .native import Revision, RevisionAndNext, View
 from .peer import Peer
 
@@ -103,9 +105,15 @@ class DHTView(Blobs):
 
     def loadBefore(self, oid: bytes, tid: bytes) -> RevisionAndNext | None:
         view = self._view
-        if view is None:
-            return self._peer.node.load_before(oid, tid)
-        return view.load_before(oid, tid)
+        if view is not None:
+            return view.load_before(oid, tid)
+        node = self._peer.node
+        found = node.load_before(oid, tid)
+        if found is None and tid <= (packed := packing.horizon(node)):
+            # ZODB's historical connections would make a POSKeyError of None, as if the database were damaged.
+            text = f"{oid_repr(oid)} before {tid_repr(tid)}: the database was packed to {tid_repr(packed)} since"
+            raise ReadConflictError(f"load {text}", oid=oid)
+        return found
 
     def _start(self) -> View:
         view = self._peer.node.view()

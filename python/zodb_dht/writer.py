@@ -11,6 +11,7 @@ from ZODB.utils import oid_repr, z64
 from . import packing
 from .config import Settings
 from .errors import (
+    Broken,
     Closed,
     ConflictError,
     ReadOnlyError,
@@ -134,7 +135,7 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         phase = self._phases.pop(id(transaction), None)
         if phase is None:
             return  # not ours: ignored, says IStorage
-        with contextlib.suppress(Closed):  # then its reservations went with the peer
+        with contextlib.suppress(Closed, Broken):  # then its reservations went with the peer, or are nothing any more
             phase.abort()
 
     def tpc_transaction(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ from typing import IO, Any
 import pytest
 import transaction
 from persistent.mapping import PersistentMapping
+from ZODB.blob import Blob
 from ZODB.DB import DB
 from ZODB.utils import maxtid, oid_repr, readable_tid_repr, z64
 from zodb_dht import DHTStorage
@@ -74,6 +76,27 @@ def test_dump_gives_the_bytes_that_the_storage_gives(peer: Path) -> None:
     assert [h["tid"] for h in answer("history", peer, "0x00")] == [f"0x{h['tid'].hex()}" for h in history]
 
 
+def test_dump_and_history_tell_the_cid_of_a_blobs_file(tmp_path: Path) -> None:
+    db = DB(DHTStorage(str(tmp_path / "peer")))
+    with db.transaction() as conn:
+        conn.root()["file"] = blob = Blob(b"first")
+    with db.transaction() as conn, conn.root()["file"].open("w") as f:
+        f.write(b"second")
+    oid = oid_repr(blob._p_oid)
+    db.close()
+    # A file of one chunk is a block of its own: CIDv1, raw, sha2-256.
+    cids = [
+        "b" + base64.b32encode(b"\x01\x55\x12\x20" + hashlib.sha256(content).digest()).decode().lower().rstrip("=")
+        for content in (b"second", b"first")
+    ]
+    history = answer("history", tmp_path / "peer", oid)
+    assert [h["blob"] for h in history] == [{"cid": cids[0], "size": 6}, {"cid": cids[1], "size": 5}]
+    assert answer("dump", tmp_path / "peer", oid)["blob"] == history[0]["blob"]
+    assert answer("dump", tmp_path / "peer", oid, "--tid", history[1]["tid"])["blob"] == history[1]["blob"]
+    assert cids[0] in zodb_dht("dump", tmp_path / "peer", oid).stdout
+    assert "blob" not in answer("dump", tmp_path / "peer", "0")
+
+
 def test_a_description_of_several_lines_stays_on_one(peer: Path) -> None:
     lines = zodb_dht("history", peer, 0).stdout.splitlines()
     assert len(lines) == 2 and "a mapping is made" in lines[0]
@@ -110,6 +133,19 @@ def test_the_version_is_the_packages() -> None:
 
 def test_a_mistake_is_exit_2() -> None:
     assert zodb_dht("verfy").returncode == USAGE
+
+
+@pytest.mark.parametrize("gc", [[], ["--no-gc"]])
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--days", "-1", "want a number of days"), ("--days", "x", ""), ("--to", "x", "want 2026-01-31 or")],
+)
+def test_a_mistake_in_a_packs_time_is_told_with_or_without_gc(
+    option: str, value: str, says: str, gc: list[str], peer: Path
+) -> None:
+    done = zodb_dht("pack", peer, *gc, option, value)
+    assert done.returncode == USAGE
+    assert option in done.stderr and says in done.stderr and "_" not in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["status", "verify", "pack"])

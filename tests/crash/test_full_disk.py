@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from filler import payload
 from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
@@ -14,14 +15,18 @@ from ZODB.DB import DB
 DISK = "24m"
 
 
-def test_a_full_disk_refuses_commits_and_loses_none(small_disk: Path, ended: Callable[..., Any]) -> None:
-    told = ended("filler.py", str(small_disk / "peer"))
+@pytest.mark.parametrize("huge", [[], ["30"]], ids=["small", "huge"])
+def test_a_full_disk_refuses_commits_and_loses_none(
+    huge: list[str], small_disk: Path, ended: Callable[..., Any]
+) -> None:
+    told = ended("filler.py", str(small_disk / "peer"), *huge)
     print(f"{len(told['acknowledged'])} commits fit; then: {told['failed']}; closing: {told['closing'] or 'clean'}")
     assert len(told["acknowledged"]) > 20, "the disk was full before anything was shown"
     assert len(told["failed"]) == 3, "the disk never got full, or a commit went through after a failed write"
     assert told["readable"] == told["acknowledged"], "what was committed is not readable any more"
     for text in told["failed"]:
         assert "space" in text or "broken" in text, f"not a clear error: {text}"
+    assert told["aborts"] == []
 
     subprocess.run(["mount", "-o", "remount,size=96m", str(small_disk)], check=True)
     from zodb_dht import DHTStorage

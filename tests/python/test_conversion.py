@@ -197,7 +197,7 @@ def test_places(site: Callable[[int], Path], tmp_path: Path) -> None:
         (str(conf), "new", f"{tmp_path}/peer"),
         (str(tmp_path / "New.fs"), None, str(tmp_path / "New.fs")),
     ):
-        storage = open_place(place, section=section, write=place.endswith("New.fs"))
+        storage = open_place(place, section=section, write=place.endswith("New.fs") or "peer" in name)
         assert storage.getName() == name
         storage.close()
     with pytest.raises(OptionError, match="--section"):
@@ -300,3 +300,31 @@ def test_a_damaged_source_is_named_and_what_comes_before_is_kept(
         storage = DHTStorage(peer)
         assert storage.lastTransaction() < tid and len(list(storage.iterator())) == 10
         storage.close()
+
+
+@pytest.mark.parametrize("how", ["path", "uri", "uri-read_only=0", "zconfig", "demo"])
+def test_a_source_is_only_read(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first copy is made while the old site runs, which holds the lock of its Data.fs."""
+    path, conf = tmp_path / "Data.fs", tmp_path / "source.conf"
+    section = f"<filestorage>\npath {path}\n</filestorage>\n"
+    conf.write_text(f"<demostorage>\n{section}</demostorage>\n" if how == "demo" else section)
+    places = {"path": path, "uri": f"file://{path}", "uri-read_only=0": f"file://{path}?read_only=0"}
+    place = places.get(how, conf)
+    code, out, err = run(capsys, "import", place, tmp_path / "peer")
+    assert code != 0 and out == "" and err
+    assert not path.exists(), "it was made"
+    site = DB(FileStorage(str(path)))
+    try:
+        code, document, _ = run(capsys, "import", place, tmp_path / "peer", "--json")
+        assert (code, document["copied"]["transactions"]) == (0, 1)
+    finally:
+        site.close()
+
+
+def test_a_peer_that_is_not_there_is_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = tmp_path / "source.conf"
+    conf.write_text(f"%import zodb_dht\n<dhtstorage>\npath {tmp_path}/mistyped\n</dhtstorage>\n")
+    for place in (conf, f"dht://{tmp_path}/mistyped", f"dht://{tmp_path}/mistyped?create=on"):
+        code, out, _ = run(capsys, "import", place, tmp_path / "peer")
+        assert (code, out) == (1, "")
+        assert not (tmp_path / "mistyped").exists()

@@ -12,10 +12,11 @@ from ZODB import DB
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
-from ZODB.utils import p64, u64
+from ZODB.utils import p64, u64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Unreadable
 
+from .helpers import commit
 from .test_blobs import files
 from .test_conversion import run
 
@@ -178,3 +179,28 @@ def test_a_transaction_whose_tid_a_copy_had_to_mend_is_no_damage(storage: DHTSto
             mended.tpc_finish(txn)
         storage.copyTransactionsFrom(mended)
     assert [t.tid for t in storage.iterator()] == [p64(1 << 60), p64((1 << 60) + 1)]
+
+
+def test_what_is_committed_while_the_file_is_read_is_no_damage(storage: DHTStorage, tmp_path: Path) -> None:
+    """A first copy is made while the old site runs; a FileStorage's iterator calls what came after it truncated."""
+    with closing(FileStorage(str(tmp_path / "Data.fs"))) as old:
+        first = commit(old, (p64(1), z64, b"one"))
+        iterator = old.iterator()
+        second = commit(old, (p64(1), first, b"two" * 9000))
+        storage.copyTransactionsFrom(iterator)
+        assert [t.tid for t in storage.iterator()] == [first]
+        storage.copyTransactionsFrom(old, start_tid=second)
+        assert [t.tid for t in storage.iterator()] == [first, second]
+
+
+@pytest.mark.parametrize("left", [1, 100, 9000])
+def test_a_file_that_was_cut_is_damaged(left: int, storage: DHTStorage, tmp_path: Path) -> None:
+    path = tmp_path / "Data.fs"
+    with closing(FileStorage(str(path))) as old:
+        first = commit(old, (p64(1), z64, b"one"))
+        end = path.stat().st_size
+        commit(old, (p64(1), first, b"two" * 9000))
+    path.write_bytes(path.read_bytes()[: end + 23 + left])
+    with closing(FileStorage(str(path), read_only=True)) as old, pytest.raises(Unreadable, match="truncated"):
+        storage.copyTransactionsFrom(old)
+    assert [t.tid for t in storage.iterator()] == [first]

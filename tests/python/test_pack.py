@@ -365,3 +365,34 @@ def test_a_corrupt_record_stops_a_pack_and_nothing_is_deleted(open_storage: Open
             assert storage._stats() == before
             stopped += 1
     assert stopped, "no flip hit the record itself"
+
+
+def test_an_iteration_that_a_pack_overtakes_passes_over_what_is_gone(site: Site) -> None:
+    for n in range(3):
+        site.commit(n=n)
+    begun = [(transaction.tid, list(transaction)) for transaction in site.storage.iterator()]
+    late = site.storage.iterator()
+    first = next(late)
+    site.storage.pack(time.time(), referencesf)
+    assert [r.data_txn for _, records in begun for r in records] == [None] * 4
+    assert list(first) == []
+    left = [(t.tid, [(r.oid, r.data_txn) for r in t]) for t in late]
+    assert [(tid, records) for tid, records in left if records] == [(begun[-1][0], [(z64, None)])]
+
+
+def test_a_historical_connection_from_before_a_pack_is_told_of_it(site: Site) -> None:
+    site.commit(kept=PersistentMapping(n=0))
+    old = site.storage.lastTransaction()
+    with site.db.transaction() as conn:
+        conn.root()["kept"]["n"] = 1
+    site.commit(new=PersistentMapping())
+    newest = site.storage.lastTransaction()
+    managers = [transaction.TransactionManager(), transaction.TransactionManager()]
+    before, after = site.db.open(managers[0], at=old), site.db.open(managers[1], at=newest)
+    kept = before.root()["kept"]
+    site.storage.pack(time.time(), referencesf)
+    with pytest.raises(ReadConflictError, match="packed to"):
+        len(kept)
+    assert after.root()["kept"]["n"] == 1
+    for conn in before, after:
+        conn.close()

@@ -75,7 +75,6 @@ type Store struct {
 	opened   Position // outcomes knows all positions above it
 	torn     *TornTail
 	prepared *prepared
-	damaged  []Corrupt // files, as Open found them
 	scratch  []byte
 	order    []int
 	key      []byte
@@ -103,7 +102,11 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.damaged, err = findDamagedManifests(cfg); err != nil {
+	if err := checkManifest(cfg); err != nil {
+		return nil, err
+	}
+	logs, err := logBytes(cfg)
+	if err != nil {
 		return nil, err
 	}
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
@@ -117,6 +120,9 @@ func Open(cfg Config) (*Store, error) {
 	s.db = db
 	st, err := s.readState()
 	if err == nil {
+		err = s.followLogs(cfg, &st, logs)
+	}
+	if err == nil {
 		err = s.openSweep()
 	}
 	if err != nil {
@@ -125,9 +131,6 @@ func Open(cfg Config) (*Store, error) {
 	if s.torn = torn; torn != nil {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
 			"file", torn.File, "offset", torn.Offset)
-	}
-	for i := range s.damaged {
-		cfg.Logger.Error("a file of the database is damaged; nothing that it names is missing", "error", &s.damaged[i])
 	}
 	s.opened = st.Applied
 	s.current.Store(&st)

@@ -71,9 +71,6 @@ func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (
 	if err == nil {
 		err = v.tables()
 	}
-	for i := range s.damaged {
-		v.report.damaged(&s.damaged[i])
-	}
 	return v.report, err
 }
 

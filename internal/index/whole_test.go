@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -174,4 +175,50 @@ func TestALogThatIsGoneIsTold(t *testing.T) {
 	}
 	close(free)
 	shut(t, s)
+}
+
+// Of a large block Pebble tries, with one checksum of it for each bit of 40 KiB, which bit was flipped.
+func TestADamagedLargeRecordIsToldSoon(t *testing.T) {
+	mem := vfs.NewMem()
+	s := openOn(t, mem)
+	for oid := range 3 { // what an open reads lies in their blocks
+		create(t, s, zodb.Oid(oid+1))
+	}
+	data := make([]byte, 4<<20)
+	draw := rand.NewPCG(1, 1)
+	for i := range data {
+		data[i] = byte(draw.Uint64())
+	}
+	txn := &zodb.Txn{ID: zodb.TxnID{4}, Status: ' ', Tid: 4, Writes: []zodb.Write{{Oid: 4, Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)}}}
+	if _, err := s.Apply(4, index.AppendCommit(nil, txn)); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, s)
+	for _, name := range list(t, mem) {
+		if !strings.HasSuffix(name, ".sst") {
+			continue
+		}
+		if raw := read(t, mem, "db/"+name); len(raw) > len(data) {
+			raw[len(raw)/2] ^= 0x81
+			rewrite(t, mem, "db/"+name, raw)
+		}
+	}
+	s = openOn(t, mem)
+	defer shut(t, s)
+	started := time.Now()
+	_, err := s.Load(4, zodb.MaxTid)
+	var damage *index.Corrupt
+	if !errors.As(err, &damage) || damage.Oid != 4 {
+		t.Error(err)
+	}
+	r, err := s.Verify(t.Context(), nil)
+	if err != nil || !slices.ContainsFunc(r.Damaged, func(c index.Corrupt) bool { return c.Oid == 4 }) {
+		t.Error(r.Damaged, err)
+	}
+	if _, err := s.Head(4); !errors.As(err, &damage) || damage.Oid != 4 { // what a vote and Apply ask
+		t.Errorf("head: %v", err)
+	}
+	if took := time.Since(started); took > 20*time.Second { // by far: it took minutes
+		t.Errorf("it took %s", took)
+	}
 }

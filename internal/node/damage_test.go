@@ -62,6 +62,30 @@ func TestAFormatFileThatIsNotWholeIsRefused(t *testing.T) {
 	}
 }
 
+// A peer without it is not made anew: that would give what is there to another group.
+func TestAFormatFileThatIsGoneIsRefusedAndNotWrittenAnew(t *testing.T) {
+	for what, instead := range map[string]func(name string) error{
+		"nothing":           func(string) error { return nil },
+		"a link to nothing": func(name string) error { return os.Symlink(name+".elsewhere", name) },
+	} {
+		dir := edited(t, "format", replace("", ""))
+		name := filepath.Join(dir, "format")
+		if err := errors.Join(os.Remove(name), instead(name)); err != nil {
+			t.Fatal(err)
+		}
+		for _, create := range []bool{true, false} {
+			_, err := tryOpen(dir, func(c *node.Config) { c.Create = create })
+			var c *index.Corrupt
+			if !errors.As(err, &c) || c.File != name {
+				t.Errorf("%s, create %t: %v", what, create, err)
+			}
+			if _, err := os.Stat(name); err == nil {
+				t.Fatalf("%s, create %t: it was written anew", what, create)
+			}
+		}
+	}
+}
+
 func TestABlobDirFileThatIsNotWholeIsRefused(t *testing.T) {
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
 	at := func(c *node.Config) { c.BlobDir = elsewhere }

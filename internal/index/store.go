@@ -229,7 +229,7 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 	case o := <-done:
 		if o.err != nil {
 			compactions.Unregister()
-			return nil, openError(&cfg, o.err)
+			return nil, openError(&cfg, s.fence.options.blame(o.err))
 		}
 		return o.db, nil
 	case err := <-log.fatal:
@@ -239,7 +239,8 @@ func (s *Store) openPebble(cfg Config, compactions *compactions) (db *pebble.DB,
 }
 
 func openError(cfg *Config, err error) error {
-	if pebble.IsCorruptionError(err) || !cfg.Create && incomplete(err) {
+	var named *Corrupt
+	if !errors.As(err, &named) && (pebble.IsCorruptionError(err) || !cfg.Create && incomplete(err)) {
 		return fmt.Errorf("open %s: %w", cfg.Dir, &Corrupt{File: cfg.Dir, Cause: err})
 	}
 	return fmt.Errorf("open %s: %w", cfg.Dir, err)

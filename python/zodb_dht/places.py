@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OptionError, Unreadable
+from .zodburi import SCHEME as DHT
 
 DATA_FS = (b"FS21", b"FS30")
 """What a FileStorage's file begins with, written by Python 2 or 3."""
@@ -35,7 +36,7 @@ def open_place(place: str, *, write: bool = False, section: str | None = None, b
     if blob_dir is not None:
         raise OptionError(f"{place}: --blob-dir goes with a Data.fs; a URI or a ZConfig file names its own")
     if "://" in place:
-        return _uri(place)
+        return _uri(place, write)
     if path.is_dir():
         raise OptionError(f"{place}: a directory; want a Data.fs, a URI (dht:///directory) or a ZConfig file")
     return _zconfig(place, section)
@@ -66,12 +67,14 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
         raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {e}") from e
 
 
-def _uri(place: str) -> Any:
+def _uri(place: str, write: bool) -> Any:
     try:
         import zodburi
     except ImportError:
         raise OptionError(f"{place}: URIs need zodburi: pip install zodb_dht[zodburi]") from None
     try:
+        if not write and place.startswith(DHT):  # what is read is not made
+            place += "&create=off" if "?" in place else "?create=off"
         factory, _ = zodburi.resolve_uri(place)
     except KeyError as e:
         raise OptionError(f"{place}: {e.args[0]}") from None

@@ -104,6 +104,14 @@ func TestStatusAndVerifyTellWhatIsThere(t *testing.T) {
 	if st.Objects != 2 || st.Records != 3 || st.LastTid != tids[1].String() || st.DataSize != uint64(len("first"+person+"other")) {
 		t.Errorf("status: %+v", st)
 	}
+	link := dir + "-link"
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	var linked status
+	if must(t, &linked, "status", link, "--json"); linked.DiskSize == 0 {
+		t.Errorf("by a link: %+v", linked)
+	}
 	var r report
 	must(t, &r, "verify", dir, "--json")
 	if !r.Sound || r.Records != 3 || r.Transactions != 2 || r.Objects != 2 || r.LastTid != tids[1].String() || r.Digest != st.Digest {

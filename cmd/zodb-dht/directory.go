@@ -113,8 +113,12 @@ func (a *app) statusCommand() *cobra.Command {
 
 // diskSize is what the directory's files take. Files that vanish meanwhile (a compaction's input) count as nothing.
 func diskSize(dir string) (uint64, error) {
+	dir, err := filepath.EvalSymlinks(dir) // WalkDir follows none
+	if err != nil {
+		return 0, err
+	}
 	var total uint64
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			var info fs.FileInfo
 			if info, err = d.Info(); err == nil {

@@ -243,7 +243,7 @@ func (m *applyReader) close() error {
 	}
 	it := m.iter
 	m.iter = nil
-	return it.Close()
+	return damage(0, 0, it.Close())
 }
 
 func (m *applyReader) head(oid zodb.Oid) (head, error) {
@@ -267,7 +267,7 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	m.read = true
 	m.key = recordKey(m.key[:0], oid, st.LastTid) // what is above is not applied
 	if !m.iter.SeekPrefixGE(m.key) {
-		return head{}, m.iter.Error()
+		return head{}, damage(oid, 0, m.iter.Error())
 	}
 	_, tid, err := parseRecordKey(m.iter.Key())
 	if err != nil {
@@ -293,7 +293,7 @@ func (m *applyReader) lastDigest(after, to zodb.Tid) (digest zodb.Hash, found bo
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	if !it.Last() {
-		return digest, false, it.Error()
+		return digest, false, damage(0, 0, it.Error())
 	}
 	h, _, err := headerAt(it)
 	return h.Digest, err == nil, err
@@ -327,7 +327,7 @@ func (s *Store) outcomeAt(pos Position) (Outcome, bool, error) {
 		return Outcome{}, false, nil
 	}
 	if err != nil {
-		return Outcome{}, false, fmt.Errorf("read the outcome at %d: %w", pos, err)
+		return Outcome{}, false, fmt.Errorf("read the outcome at %d: %w", pos, damage(0, 0, err))
 	}
 	o, err := decodeOutcome(pos, v)
 	return o, err == nil, errors.Join(err, closer.Close())
@@ -350,7 +350,7 @@ func (s *Store) scanOutcomes(id zodb.TxnID) (_ Outcome, _ bool, err error) {
 			return o, true, nil
 		}
 	}
-	return Outcome{}, false, it.Error()
+	return Outcome{}, false, damage(0, 0, it.Error())
 }
 
 // Outcome is State.Outcome.

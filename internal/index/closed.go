@@ -63,8 +63,8 @@ func decodeClosed(v []byte) (*closed, error) {
 }
 
 // findClosed looks for the closing note before Pebble opens the directory. note is nil where it can't be used; there says that it
-// has to be removed before anything is written.
-func findClosed(cfg *Config, names []string) (note *closed, there bool, damage *Corrupt, err error) {
+// has to be removed before anything is written. logs is the size of the write-ahead logs.
+func findClosed(cfg *Config, names []string, logs int64) (note *closed, there bool, damage *Corrupt, err error) {
 	if !slices.Contains(names, closedFile) {
 		return nil, false, nil, nil
 	}
@@ -76,17 +76,8 @@ func findClosed(cfg *Config, names []string) (note *closed, there bool, damage *
 	if note, err = decodeClosed(raw); err != nil {
 		return nil, true, &Corrupt{File: name, Cause: err}, nil
 	}
-	for _, name := range names {
-		if !isLog(name) {
-			continue
-		}
-		info, err := cfg.FS.Stat(cfg.FS.PathJoin(cfg.Dir, name))
-		if err != nil {
-			return nil, true, nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
-		}
-		if info.Size() > 0 {
-			note = nil
-		}
+	if logs > 0 {
+		note = nil
 	}
 	return note, true, nil, nil
 }

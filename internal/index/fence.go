@@ -1,7 +1,9 @@
 package index
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"strings"
 	"sync/atomic"
@@ -69,7 +71,7 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	if err != nil || !strings.HasSuffix(name, ".sst") {
 		return file, err
 	}
-	return &fencedTable{File: file, left: &f.fence.left}, nil
+	return &fencedTable{File: file, name: name, left: &f.fence.left}, nil
 }
 
 // Create is vfs.FS's.
@@ -173,6 +175,7 @@ func (f *fenced) log(name string, file vfs.File, err error) (vfs.File, error) {
 
 type fencedTable struct {
 	vfs.File
+	name string
 	left *atomic.Bool
 }
 
@@ -184,7 +187,27 @@ func (t *fencedTable) ReadAt(p []byte, off int64) (int, error) {
 	if t.left.Load() {
 		return 0, errLeft
 	}
-	return t.File.ReadAt(p, off)
+	n, err := t.File.ReadAt(p, off)
+	if err == nil && n >= largeBlock {
+		err = t.check(p[:n], off)
+	}
+	return n, err
+}
+
+// largeBlock is a block with a large record; Pebble reads each block at once, and nothing else is as large.
+const largeBlock = 64 << 10
+
+// blockTail is a block's type 1 | checksum 4, little-endian, of all before it.
+const blockTail = 5
+
+// check holds a large block to its checksum before Pebble does: that looks whether any one bit of the first 40 KiB was flipped, by 327,680
+// checksums of the whole block: three seconds for 225 KB, minutes for 16 MB, in each load.
+func (t *fencedTable) check(block []byte, off int64) error {
+	end := len(block) - blockTail + 1
+	if got, want := masked(crc32.Checksum(block[:end], castagnoli)), binary.LittleEndian.Uint32(block[end:]); got != want {
+		return fmt.Errorf("%s: block %d/%d: crc32c checksum mismatch %x != %x: %w", t.name, off, end-1, want, got, pebble.ErrCorruption)
+	}
+	return nil
 }
 
 type fencedDir struct {

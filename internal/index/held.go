@@ -16,7 +16,7 @@ import (
 // open need not wait for the disk there: until settle is done the directory opens as it was before. For that
 //
 //   - the marker and the new log have the names of drafts, which an open removes;
-//   - the old logs, manifest and marker are not removed;
+//   - the old logs, manifest and marker are not removed, nor tables that nobody names: where the manifest is cut they are somebody's;
 //   - nothing that comes later is made, renamed or synced: whoever does settles first.
 //
 // Invariant: a log that has its own name is never there together with an older one that a manifest in force still needs, since Pebble
@@ -100,7 +100,8 @@ func (h *held) draft(name string) string {
 // remove takes the removal of a file over that the directory may need to open as it was.
 func (h *held) remove(name string) bool {
 	base := filepath.Base(name)
-	if !isLog(base) && !strings.HasPrefix(base, "MANIFEST-") && !strings.HasPrefix(base, "marker.") {
+	if !isLog(base) && !strings.HasSuffix(base, ".sst") &&
+		!strings.HasPrefix(base, "MANIFEST-") && !strings.HasPrefix(base, "marker.") {
 		return false
 	}
 	h.mu.Lock()

@@ -6,36 +6,48 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"math/bits"
-	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 )
 
 // A manifest consists of blocks as a write-ahead log does (walBlock); its chunks begin with crc 4 | length 2 | type 1, little-endian. The
 // crc is of what follows the length, masked as in LevelDB. Types: 1 whole record, 2 first part, 3 middle, 4 last.
 const manifestHead = 7
 
-// findDamagedManifests looks at the manifests before Pebble opens the directory. Pebble reads one up to the first chunk that is not
-// sound and takes what comes before for all: right where a crash tore the last write, which nothing relied on. Where it
-// is damage, and what is left still makes a whole state, the next open finds a new manifest: so each open tells.
-func findDamagedManifests(cfg *Config, names []string) ([]Corrupt, error) {
+// checkManifest looks at the manifest in force before Pebble opens the directory. Pebble reads it up to the first chunk that is not sound and
+// takes what comes before for all: right where a crash tore the last write, which nothing relied on. Where it is damage, tables that
+// later records name are forgotten, and removed, though their logs are gone: what was committed in between would be missing without a
+// word. So such a directory is not opened.
+func checkManifest(cfg *Config, names []string) error {
 	fsys := cfg.FS
-	var found []Corrupt
-	for _, name := range names {
-		if !strings.HasPrefix(name, "MANIFEST-") {
-			continue
-		}
-		name = fsys.PathJoin(cfg.Dir, name)
-		raw, err := readAll(fsys, name)
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
-		}
-		if off := damagedChunk(raw); off >= 0 {
-			found = append(found, Corrupt{File: name, Cause: fmt.Errorf("the record at offset %d is damaged", off)})
-		}
+	marker, name, err := atomicfs.LocateMarkerInListing(fsys, cfg.Dir, "manifest", names)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return found, nil
+	if err == nil {
+		err = marker.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", cfg.Dir, err)
+	}
+	if name == "" {
+		return nil
+	}
+	name = fsys.PathJoin(cfg.Dir, name)
+	raw, err := readAll(fsys, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // Pebble says so
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", cfg.Dir, err)
+	}
+	if off := damagedChunk(raw); off >= 0 {
+		return fmt.Errorf("open %s: %w", cfg.Dir, &Corrupt{File: name, Cause: fmt.Errorf("the record at offset %d is damaged", off)})
+	}
+	return nil
 }
 
 func readAll(fsys vfs.FS, name string) (raw []byte, err error) {

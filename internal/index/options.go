@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -26,6 +27,14 @@ func (o *options) note(name string) {
 	if strings.HasPrefix(filepath.Base(name), optionsPrefix) {
 		o.last = name
 	}
+}
+
+// blame gives an error of Pebble's about the options file that file's name, which Pebble leaves out.
+func (o *options) blame(err error) error {
+	if o.last != "" && (strings.Contains(err.Error(), "key=value syntax") || strings.Contains(err.Error(), "name from file")) {
+		return &Corrupt{File: o.last, Cause: fmt.Errorf("%w; without it the database opens, and Pebble writes a new one", err)}
+	}
+	return err
 }
 
 // rename gives a draft its name, or that name to the file that says the same.

@@ -112,10 +112,14 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.damaged, err = findDamagedManifests(&cfg, names); err != nil {
+	if err := checkManifest(&cfg, names); err != nil {
 		return nil, err
 	}
-	note, noted, damage, err := findClosed(&cfg, names)
+	logs, err := logBytes(&cfg, names)
+	if err != nil {
+		return nil, err
+	}
+	note, noted, damage, err := findClosed(&cfg, names, logs)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +137,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.db = db
 	st, err := s.readState()
+	if err == nil {
+		err = s.followLogs(&cfg, &st, logs)
+	}
 	switch {
 	case err != nil:
 	case note.is(&st):
@@ -148,9 +155,6 @@ func Open(cfg Config) (*Store, error) {
 	if s.torn = torn; torn != nil {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
 			"file", torn.File, "offset", torn.Offset)
-	}
-	for i := range s.damaged {
-		cfg.Logger.Error("a file of the database is damaged; nothing that it names is missing", "error", &s.damaged[i])
 	}
 	s.opened = st.Applied
 	s.current.Store(&st)
@@ -243,7 +247,7 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 	case o := <-done:
 		if o.err != nil {
 			compactions.Unregister()
-			return nil, openError(&cfg, o.err)
+			return nil, openError(&cfg, s.fence.options.blame(o.err))
 		}
 		return o.db, nil
 	case err := <-log.fatal:
@@ -253,7 +257,8 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 }
 
 func openError(cfg *Config, err error) error {
-	if pebble.IsCorruptionError(err) || !cfg.Create && incomplete(err) {
+	var named *Corrupt
+	if !errors.As(err, &named) && (pebble.IsCorruptionError(err) || !cfg.Create && incomplete(err)) {
 		return fmt.Errorf("open %s: %w", cfg.Dir, &Corrupt{File: cfg.Dir, Cause: err})
 	}
 	return fmt.Errorf("open %s: %w", cfg.Dir, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage"
@@ -265,7 +266,7 @@ func (v *verifier) table(name string, opts sstable.ReaderOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", name, err)
 	}
-	readable, err := sstable.NewSimpleReadable(file)
+	readable, err := sstable.NewSimpleReadable(&fencedTable{File: file, name: name, left: new(atomic.Bool)})
 	if err != nil {
 		return errors.Join(fmt.Errorf("verify %s: %w", name, err), file.Close())
 	}

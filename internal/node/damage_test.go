@@ -62,6 +62,61 @@ func TestAFormatFileThatIsNotWholeIsRefused(t *testing.T) {
 	}
 }
 
+func TestAnOptionsFileThatCannotBeReadIsNamedAndNotNeeded(t *testing.T) {
+	for what, edit := range map[string]func(string) string{
+		"no text":          func(s string) string { return strings.Repeat("\x00", len(s)) },
+		"another comparer": replace("comparer=zodb_dht", "comparer=zodb_dhu"),
+		"another merger":   replace("merger=pebble", "merger=pebblf"),
+	} {
+		dir := edited(t, "lock", replace("", ""))
+		names, err := filepath.Glob(filepath.Join(dir, "db", "OPTIONS-*"))
+		if err != nil || len(names) != 1 {
+			t.Fatal(names, err)
+		}
+		raw, err := os.ReadFile(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(names[0], []byte(edit(string(raw))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var c *index.Corrupt
+		if _, err := tryOpen(dir); !errors.As(err, &c) || c.File != names[0] {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := os.Remove(names[0]); err != nil { // as the error proposes
+			t.Fatal(err)
+		}
+		if r, err := node.Verify(ctx, dir, nil); err != nil || len(r.Damaged) > 0 || r.Records != 1 {
+			t.Errorf("%s: %v %v", what, r, err)
+		}
+	}
+}
+
+// A peer without it is not made anew: that would give what is there to another group.
+func TestAFormatFileThatIsGoneIsRefusedAndNotWrittenAnew(t *testing.T) {
+	for what, instead := range map[string]func(name string) error{
+		"nothing":           func(string) error { return nil },
+		"a link to nothing": func(name string) error { return os.Symlink(name+".elsewhere", name) },
+	} {
+		dir := edited(t, "format", replace("", ""))
+		name := filepath.Join(dir, "format")
+		if err := errors.Join(os.Remove(name), instead(name)); err != nil {
+			t.Fatal(err)
+		}
+		for _, create := range []bool{true, false} {
+			_, err := tryOpen(dir, func(c *node.Config) { c.Create = create })
+			var c *index.Corrupt
+			if !errors.As(err, &c) || c.File != name {
+				t.Errorf("%s, create %t: %v", what, create, err)
+			}
+			if _, err := os.Stat(name); err == nil {
+				t.Fatalf("%s, create %t: it was written anew", what, create)
+			}
+		}
+	}
+}
+
 func TestABlobDirFileThatIsNotWholeIsRefused(t *testing.T) {
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
 	at := func(c *node.Config) { c.BlobDir = elsewhere }

@@ -28,6 +28,7 @@ const (
 	formatFile    = "format"
 	lockFile      = "lock"
 	databaseDir   = "db"
+	markFile      = "mark" // in it, the log's: internal/replica/mark.go
 	blobsDir      = "blobs"
 	blobDirFile   = "blob-dir"
 	formatTitle   = "zodb_dht peer directory"
@@ -140,6 +141,9 @@ func sign(name string) (err error) {
 func (d *directory) readFormat(create bool) error {
 	raw, err := os.ReadFile(filepath.Join(d.path, formatFile))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(d.path, formatFile)); err == nil {
+			return d.badFormat("it is a link to nothing")
+		}
 		d.fresh = true
 		return d.checkForeign(create)
 	}
@@ -173,7 +177,8 @@ func (d *directory) badFormat(why string) error {
 	return &index.Corrupt{File: name, Cause: fmt.Errorf("%s: %w", why, ErrNoPeer)}
 }
 
-// checkForeign refuses to make a peer among foreign files; before anything is written to the directory.
+// checkForeign refuses to make a peer among foreign files, or of one that has lost its format file; before anything is written to the
+// directory.
 func (d *directory) checkForeign(create bool) error {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -188,6 +193,9 @@ func (d *directory) checkForeign(create bool) error {
 		default:
 			foreign = e.Name()
 		}
+	}
+	if _, err := os.Lstat(filepath.Join(d.database(), markFile)); err == nil {
+		return d.badFormat("it is missing, and the log's mark, which is made behind it, is there")
 	}
 	if foreign != "" {
 		return fmt.Errorf("%s has no file %q, but other files such as %q: %w", d.path, formatFile, foreign, ErrNoPeer)

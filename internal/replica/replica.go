@@ -207,7 +207,12 @@ func (r *Replica) join(ctx context.Context) error {
 	case <-r.opened:
 		return nil
 	case <-r.dead:
-		return r.failure()
+		err := r.failure()
+		var damage *index.Corrupt
+		if errors.As(err, &damage) {
+			return fmt.Errorf("apply what the log holds: %w", damage) // nobody has a broken peer: it does not open
+		}
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("no leader was found: %w: %w", ErrUnavailable, ctx.Err())
 	}

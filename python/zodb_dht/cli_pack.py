@@ -68,7 +68,7 @@ class _Progress:
         self._tqdm = tqdm
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():  # None: the process was started without
             return
         if phase != self._phase:
             self.close()

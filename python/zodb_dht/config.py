@@ -85,8 +85,9 @@ def parse_text(value: object) -> str:
 
 
 def parse_path(value: object) -> str:
-    """A path, made absolute: the process may change its directory."""
-    path = os.path.abspath(parse_text(value))
+    """A path, made absolute: the process may change its directory. ~ in a text is a home, as in <filestorage>."""
+    text = parse_text(value)
+    path = os.path.abspath(os.path.expanduser(text) if isinstance(value, str) else text)
     try:
         clean = "\0" not in path and bool(path.encode())
     except UnicodeEncodeError:  # the core is told, and tells, in UTF-8

@@ -28,13 +28,17 @@ Progress = Callable[[str, int, int], object]
 """Called with the phase, and how much of it is done, and of how much."""
 
 
+LAST_YEAR = 9916
+"""The last whole one that a tid can hold; of later ones TimeStamp gives tids of the twentieth century."""
+
+
 def tid_of(pack_time: float) -> bytes:
     """The last tid at a moment."""
     try:
         tid: bytes = TimeStamp(*time.gmtime(pack_time)[:5], pack_time % 60).raw()
     except (TypeError, ValueError, OverflowError) as error:
         raise Usage(f"pack: {pack_time!r} is no time to pack to: {error}") from None
-    if tid == z64:
+    if tid == z64 or time.gmtime(pack_time).tm_year > LAST_YEAR:
         raise Usage(f"pack: {pack_time!r} is no time to pack to")
     return tid
 

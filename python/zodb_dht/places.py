@@ -75,6 +75,10 @@ READ_ONLY = {"file": "read_only=1", "zeo": "read_only=1", "dht": "read-only=on&c
 """What a URI says to change nothing, by its scheme."""
 
 
+def _option(pair: str) -> str:
+    return pair.partition("=")[0].replace("-", "_")
+
+
 def _uri(place: str, write: bool) -> Any:
     try:
         import zodburi
@@ -83,8 +87,8 @@ def _uri(place: str, write: bool) -> Any:
     uri, option = place, READ_ONLY.get(place.partition("://")[0])
     if not write and option is not None:
         uri, _, query = place.partition("?")
-        names = {pair.partition("=")[0] for pair in option.split("&")}
-        kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in names]
+        given = {_option(pair) for pair in option.split("&")}
+        kept = [pair for pair in query.split("&") if pair and _option(pair) not in given]
         uri += "?" + "&".join([*kept, option])
     try:
         factory, _ = zodburi.resolve_uri(uri)

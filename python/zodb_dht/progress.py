@@ -14,8 +14,8 @@ EVERY = 0.2
 class Bar:
     """Counts transactions of one phase after another; draws nothing unless the stream is a terminal. One thread."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream if stream.isatty() else None
+    def __init__(self, stream: TextIO | None) -> None:  # None: the process was started without
+        self._stream = stream if stream is not None and stream.isatty() else None
         self._phase = ""
         self._count = 0
         self._drawn = 0.0

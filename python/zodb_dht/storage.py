@@ -59,6 +59,7 @@ class DHTStorage(Blobs):
             from .mvcc import MVCCStorage
             from .shared import SharedStorage
 
+            shared = Settings.shared if shared is None else shared
             kind = SharedStorage if BY_KEYWORD["shared"].read(shared) else MVCCStorage
         return object.__new__(kind)
 

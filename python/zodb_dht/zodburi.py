@@ -26,19 +26,20 @@ def resolver(uri: str) -> tuple[Callable[[], DHTStorage], dict[str, str]]:
     options: dict[str, object] = {}
     database: dict[str, str] = {}
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        path = unquote(path, errors="strict")
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     except ValueError as e:
         raise OptionError(f"{uri}: {e}") from None
     for key, value in pairs:
         if key == "path":
             raise OptionError("path: it stands before the ?")
+        if key in options or key in database:
+            raise OptionError(f"{key}: given twice", option=key)
         if key.startswith(("database_", "connection_")):
             database[key] = value
-        elif key in options:
-            raise OptionError(f"{key}: given twice", option=key)
         else:
             options[key] = value
-    settings = Settings.of({"path": unquote(path), **options})
+    settings = Settings.of({"path": path, **options})
 
     def factory() -> DHTStorage:
         from .storage import DHTStorage

@@ -158,3 +158,26 @@ def test_what_can_not_be_printed_is_exit_1(peer: Path, verb: str) -> None:
 
 def test_no_progress_without_a_terminal(peer: Path) -> None:
     assert zodb_dht("verify", peer).stderr == ""
+
+
+def test_a_source_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = zodb_dht("import", f"dht://{tmp_path}/misspelt", tmp_path / "peer")
+    assert done.returncode == FAILED
+    assert "misspelt does not exist" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_time_that_no_tid_can_hold_is_a_mistake(peer: Path) -> None:
+    done = zodb_dht("pack", peer, "--to", "9999-12-31")
+    assert done.returncode == USAGE
+    assert "no time to pack to" in done.stderr
+    assert answer("status", peer).get("horizon") is None
+
+
+@pytest.mark.parametrize("verb", ["pack", "export"])
+def test_a_process_without_stderr_works(verb: str, peer: Path, tmp_path: Path) -> None:
+    destination = [str(tmp_path / "Data.fs")] if verb == "export" else []
+    command = [str(Path(sys.executable).parent / "zodb-dht"), verb, str(peer), *destination]
+    done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, check=False)
+    assert done.returncode == DONE
+    assert done.stdout

@@ -189,6 +189,7 @@ def test_places(site: Callable[[int], Path], tmp_path: Path) -> None:
         </zodb>
         """
     )
+    DHTStorage(tmp_path / "peer").close()  # what is read from is not made
     for place, section, name in (
         (str(data), None, str(data)),
         (f"file://{data}", None, str(data)),

@@ -21,6 +21,8 @@ from zodb_dht.config import BY_KEYWORD, MB, OPTIONS, Settings
 from zodb_dht.errors import OptionError
 from zodb_dht.zconfig import DHTStorageFactory
 
+from .conftest import Opener
+
 # An accepted text of each option that is not its default.
 OTHERS: dict[str, tuple[str, Any]] = {
     "create": ("off", False),
@@ -177,11 +179,30 @@ def test_a_uri_gives_zodburi_its_own_keys(tmp_path: Path) -> None:
         ("dht:///p?read-only=1&read_only=0", "given twice"),
         ("dht:///p?path=/q", "path: "),
         ("dht:///p?read-only", "read-only"),
+        ("dht:///p?database_name=a&database_name=b", "given twice"),
+        ("dht:///p%ff", "utf-8"),
+        ("dht:///p?name=%ff", "utf-8"),
     ],
 )
 def test_a_bad_uri_is_refused(uri: str, says: str) -> None:
     with pytest.raises(OptionError, match=says):
         zodb_dht.zodburi.resolver(uri)
+
+
+def test_a_home_is_meant_as_in_filestorage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for settings in (
+        from_section("path ~/peer\nblob-dir ~/blobs"),
+        from_uri("dht://~/peer?blob-dir=~/blobs"),
+        Settings.of({"path": "~/peer", "blob-dir": "~/blobs"}),
+    ):
+        assert (settings.path, settings.blob_dir) == ("/home/somebody/peer", "/home/somebody/blobs")
+    assert Settings.of({"path": Path("/p/~/q")}).path == "/p/~/q"
+
+
+def test_none_is_the_default(open_storage: Opener, tmp_path: Path) -> None:
+    none = dict.fromkeys(o.keyword for o in OPTIONS if o.name != "path")
+    assert open_storage(**none)._settings == Settings.of({"path": tmp_path / "peer"})
 
 
 def test_the_core_gets_what_it_knows() -> None:

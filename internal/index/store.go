@@ -156,6 +156,9 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
 			"file", torn.File, "offset", torn.Offset)
 	}
+	for i := range s.damaged {
+		cfg.Logger.Warn("damage that loses nothing", "error", &s.damaged[i])
+	}
 	s.opened = st.Applied
 	s.current.Store(&st)
 	s.readers.open(db)

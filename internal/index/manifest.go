@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/bits"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
@@ -17,37 +18,40 @@ import (
 // crc is of what follows the length, masked as in LevelDB. Types: 1 whole record, 2 first part, 3 middle, 4 last.
 const manifestHead = 7
 
-// checkManifest looks at the manifest in force before Pebble opens the directory. Pebble reads it up to the first chunk that is not sound and
-// takes what comes before for all: right where a crash tore the last write, which nothing relied on. Where it is damage, tables that
-// later records name are forgotten, and removed, though their logs are gone: what was committed in between would be missing without a
-// word. So such a directory is not opened.
-func checkManifest(cfg *Config, names []string) error {
-	fsys := cfg.FS
-	marker, name, err := atomicfs.LocateMarkerInListing(fsys, cfg.Dir, "manifest", names)
+// checkManifests looks at the manifests before Pebble opens the directory. Pebble reads the one in force up to the first chunk that is not
+// sound and takes what comes before for all: right where a crash tore the last write, which nothing relied on. Where it is damage, tables
+// that later records name are forgotten, and removed, though their logs are gone: what was committed in between would be missing without a
+// word. So such a directory is not opened. Of the others, which Pebble keeps and does not read, damage is told.
+func checkManifests(cfg *Config, names []string) (others []Corrupt, err error) {
+	marker, inForce, err := atomicfs.LocateMarkerInListing(cfg.FS, cfg.Dir, "manifest", names)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err == nil {
 		err = marker.Close()
 	}
 	if err != nil {
-		return fmt.Errorf("open %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
 	}
-	if name == "" {
-		return nil
+	for _, name := range names {
+		if !strings.HasPrefix(name, "MANIFEST-") {
+			continue
+		}
+		raw, err := readAll(cfg.FS, cfg.FS.PathJoin(cfg.Dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
+		}
+		off := damagedChunk(raw)
+		if off < 0 {
+			continue
+		}
+		damage := Corrupt{File: cfg.FS.PathJoin(cfg.Dir, name), Cause: fmt.Errorf("the record at offset %d is damaged", off)}
+		if name == inForce {
+			return nil, fmt.Errorf("open %s: %w", cfg.Dir, &damage)
+		}
+		others = append(others, damage)
 	}
-	name = fsys.PathJoin(cfg.Dir, name)
-	raw, err := readAll(fsys, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // Pebble says so
-	}
-	if err != nil {
-		return fmt.Errorf("open %s: %w", cfg.Dir, err)
-	}
-	if off := damagedChunk(raw); off >= 0 {
-		return fmt.Errorf("open %s: %w", cfg.Dir, &Corrupt{File: name, Cause: fmt.Errorf("the record at offset %d is damaged", off)})
-	}
-	return nil
+	return others, nil
 }
 
 func readAll(fsys vfs.FS, name string) (raw []byte, err error) {

@@ -112,7 +112,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkManifest(&cfg, names); err != nil {
+	if s.damaged, err = checkManifests(&cfg, names); err != nil {
 		return nil, err
 	}
 	logs, err := logBytes(&cfg, names)

@@ -62,24 +62,24 @@ func decodeClosed(v []byte) (*closed, error) {
 	return &closed{state: v[1:][:stateLen], swept: w, log: v[1+stateLen+sweepLen : end]}, nil
 }
 
-// findClosed looks for the closing note before Pebble opens the directory. note is nil where it can't be used; there says that it
-// has to be removed before anything is written. logs is the size of the write-ahead logs.
-func findClosed(cfg *Config, names []string, logs int64) (note *closed, there bool, damage *Corrupt, err error) {
-	if !slices.Contains(names, closedFile) {
-		return nil, false, nil, nil
+// findClosed looks for the closing note, last of all.
+func (f *found) findClosed(cfg *Config) error {
+	if f.noted = slices.Contains(f.names, closedFile); !f.noted {
+		return nil
 	}
 	name := cfg.FS.PathJoin(cfg.Dir, closedFile)
 	raw, err := readAll(cfg.FS, name)
 	if err != nil {
-		return nil, true, nil, fmt.Errorf("open %s: %w", cfg.Dir, err)
+		return fmt.Errorf("open %s: %w", cfg.Dir, err)
 	}
-	if note, err = decodeClosed(raw); err != nil {
-		return nil, true, &Corrupt{File: name, Cause: err}, nil
+	note, err := decodeClosed(raw)
+	if err != nil {
+		f.damaged = append(f.damaged, Corrupt{File: name, Cause: err})
 	}
-	if logs > 0 {
-		note = nil
+	if f.logs == 0 {
+		f.note = note
 	}
-	return note, true, nil, nil
+	return nil
 }
 
 // is says whether the note is of this state.

@@ -104,33 +104,16 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
 	}
-	names, err := cfg.FS.List(cfg.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, openError(&cfg, err)
-	}
-	torn, err := findTornTail(&cfg, names)
+	before, err := look(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	if s.damaged, err = checkManifests(&cfg, names); err != nil {
-		return nil, err
-	}
-	logs, err := logBytes(&cfg, names)
-	if err != nil {
-		return nil, err
-	}
-	note, noted, damage, err := findClosed(&cfg, names, logs)
-	if err != nil {
-		return nil, err
-	}
-	if damage != nil {
-		s.damaged = append(s.damaged, *damage)
-	}
-	s.fence.noted.Store(noted)
+	s.damaged = before.damaged
+	s.fence.noted.Store(before.noted)
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
 	s.compacting = newCompacting()
 	s.compactions = newCompactions()
-	db, err := s.openPebble(cfg, names, s.compactions)
+	db, err := s.openPebble(cfg, before.names, s.compactions)
 	if err != nil {
 		s.cache.Unref()
 		return nil, err
@@ -138,23 +121,23 @@ func Open(cfg Config) (*Store, error) {
 	s.db = db
 	st, err := s.readState()
 	if err == nil {
-		err = s.followLogs(&cfg, &st, logs)
+		err = s.followLogs(&cfg, &st, before.logs)
 	}
 	switch {
 	case err != nil:
-	case note.is(&st):
-		s.swept.Store(&note.swept)
+	case before.note.is(&st):
+		s.swept.Store(&before.note.swept)
 		s.gone.none(db)
-		s.left = note.log
+		s.left = before.note.log
 	default:
 		err = s.openSweep()
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	if s.torn = torn; torn != nil {
+	if s.torn = before.torn; s.torn != nil {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",
-			"file", torn.File, "offset", torn.Offset)
+			"file", s.torn.File, "offset", s.torn.Offset)
 	}
 	for i := range s.damaged {
 		cfg.Logger.Warn("damage that loses nothing", "error", &s.damaged[i])
@@ -408,62 +391,4 @@ func (s *Store) Abandoned() bool {
 	default:
 		return false
 	}
-}
-
-// pebbleLog turns Pebble's logger into ours, and its process exits into a broken store.
-type pebbleLog struct {
-	log    *slog.Logger
-	broken func(error)
-	fatal  chan error // while Pebble opens: where Fatalf reports to
-	parked chan struct{}
-	once   sync.Once // closes parked
-}
-
-// ErrBroken says that Pebble could not go on; see Config.Broken.
-var ErrBroken = errors.New("the store is broken")
-
-func (l *pebbleLog) Infof(format string, args ...any) { l.log.Debug(fmt.Sprintf(format, args...)) }
-
-func (l *pebbleLog) Errorf(format string, args ...any) { l.log.Error(fmt.Sprintf(format, args...)) }
-
-// Fatalf must not return, by Pebble's contract: what called it holds Pebble's locks and would go on with a lost write. It must not
-// panic either: Pebble's defers release locks that are not held then, which ends the process.
-func (l *pebbleLog) Fatalf(format string, args ...any) {
-	l.park(fmt.Errorf("%w: %w", ErrBroken, fmt.Errorf(format, args...)))
-}
-
-// park breaks the store and does not return: the goroutine and the locks that it holds are lost. Of ours, only the log's driver
-// and sweeps come where that can happen, in goroutines of their own; nobody waits for them then.
-func (l *pebbleLog) park(err error) {
-	l.broken(err)
-	l.once.Do(func() { close(l.parked) })
-	select {
-	case l.fatal <- err:
-	default:
-	}
-	select {}
-}
-
-func (l *pebbleLog) events(flushed func()) *pebble.EventListener {
-	e := &pebble.EventListener{
-		BackgroundError: func(err error) {
-			if errors.Is(err, errLeft) {
-				return // of a table's statistics
-			}
-			if pebble.IsCorruptionError(err) {
-				// A damaged table fails its compaction again and again; records outside of it stay readable.
-				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)
-				return
-			}
-			err = fmt.Errorf("%w: %w", ErrBroken, err)
-			l.broken(err)
-			select { // an open on a full disk would try again for ever
-			case l.fatal <- err:
-			default:
-			}
-		},
-		FlushEnd:       func(pebble.FlushInfo) { flushed() },
-		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
-	}
-	return e
 }

@@ -22,7 +22,7 @@ from ZODB.POSException import UndoError
 from ZODB.utils import maxtid, readable_tid_repr, z64
 
 from . import undo
-from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, WrongPhase
+from .errors import ConflictError, POSKeyError, ReadConflictError, Regressed, TooLarge, WrongPhase
 from .native import Conflict
 from .peer import Peer, p64, u64
 from .undo import Transform
@@ -233,7 +233,7 @@ class Begun(Phase):
                 self.txn_id,
                 self._seen(),
                 int(time.time() * 1e9),  # ZODB's clock: an application's tests may have set it
-                *metadata(self.transaction),
+                *within_limits(metadata(self.transaction)),
                 list(self.writes.values()),
                 list(self.reads.items()),
             )
@@ -367,6 +367,18 @@ def _resolve(
     except ConflictError as e:
         e.data = data  # for a ZEO server that leaves conflicts to its clients
         raise
+
+
+MAX_METADATA = 65535
+"""Bytes of each: what a Data.fs has room for. A longer one could not be exported, and FileStorage refuses it, too."""
+
+
+def within_limits(fields: tuple[bytes, bytes, bytes]) -> tuple[bytes, bytes, bytes]:
+    """The same fields; TooLarge names one that is too long."""
+    for name, field in zip(("user", "description", "extension"), fields, strict=True):
+        if len(field) > MAX_METADATA:
+            raise TooLarge(f"the transaction's {name} has {len(field)} bytes; the limit is {MAX_METADATA}")
+    return fields
 
 
 def metadata(transaction: Any) -> tuple[bytes, bytes, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pickle import dumps
+
 import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError, POSKeyError
@@ -137,3 +139,23 @@ def test_counts_and_sizes(either: DHTStorage) -> None:
     commit(either, (oid, tid, b"y"))
     assert len(either) == 1 and either.getSize() > 0
     assert isinstance(either.sortKey(), str) and either.getName() in either.sortKey()
+
+
+@pytest.mark.parametrize("field", ["user", "description", "extension"])
+def test_metadata_that_a_data_fs_has_no_room_for_is_refused(field: str, either: DHTStorage) -> None:
+    for size, fits in ((65_535, True), (65_536, False)):
+        txn = TransactionMetaData()
+        if field == "extension":
+            txn.extension_bytes = dumps({"x": b"x" * (size - len(dumps({"x": b"x" * 60_000}, 3)) + 60_000)}, 3)
+            assert len(txn.extension_bytes) == size
+        else:
+            setattr(txn, field, "x" * size)
+        either.tpc_begin(txn)
+        either.store(either.new_oid(), z64, b"data", "", txn)
+        if fits:
+            either.tpc_vote(txn)
+            either.tpc_finish(txn)
+            continue
+        with pytest.raises(TooLarge, match=f"{field} has {size} bytes; the limit is 65535"):
+            either.tpc_vote(txn)
+        either.tpc_abort(txn)

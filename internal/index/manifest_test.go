@@ -113,3 +113,25 @@ func TestATornManifestIsNoDamage(t *testing.T) {
 		shut(t, s)
 	}
 }
+
+// Nothing is read from a manifest that is out of force; somebody who changed bytes hears of it all the same.
+func TestDamageInAManifestOutOfForceIsTold(t *testing.T) {
+	dir, name := leaveManifest(t)
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)/2] ^= 1
+	other := filepath.Join(dir, "MANIFEST-000000")
+	if err := os.WriteFile(other, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := index.Open(index.Config{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut(t, s)
+	if r, err := s.Verify(t.Context(), nil); err != nil || len(r.Damaged) != 1 || r.Damaged[0].File != other {
+		t.Errorf("%v, %v", r.Damaged, err)
+	}
+}

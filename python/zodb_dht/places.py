@@ -26,8 +26,9 @@ SCHEMA = """
 def open_place(place: str, *, write: bool = False, section: str | None = None, blob_dir: str | None = None) -> Any:
     """Open the storage that place names; the caller closes it. OptionError says what place could be, and is not.
 
-    Unless it is to be written to it is opened read-only, whatever place says of that: a running site holds the lock of
-    its Data.fs, and an open for writing makes a file that is not there, and cuts one that is damaged.
+    Unless it is to be written to it is opened read-only, whatever place says of that (URIs of other schemes than
+    READ_ONLY's as they are): a running site holds the lock of its Data.fs, and an open for writing makes a file that
+    is not there, and cuts one that is damaged.
 
     section picks one of several storages or databases of a ZConfig file by its name. blob_dir is where the blobs of a
     Data.fs are; URIs and ZConfig files say that themselves.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,10 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	return &cobra.Command{Use: "init", Args: exactly("DIR"), RunE: func(c *cobra.Command, args []string) error {
 		dir := args[0]
+		// No application could open it: Python's side takes no other path.
+		if path, err := filepath.Abs(dir); err != nil || !utf8.ValidString(path) {
+			return usageError{errors.Join(fmt.Errorf("init %q: not a path in UTF-8", dir), err)}
+		}
 		// Anything in the way stays as it is: an existing peer is opened by an application, never initialized again.
 		if err := vacant(dir); err != nil {
 			return fmt.Errorf("init %s: %w", dir, err)

@@ -154,6 +154,9 @@ func (a *app) history(ctx context.Context, n *node.Node, oid zodb.Oid, limit int
 		if d.Deleted {
 			what = "   deleted"
 		}
+		if d.Blob != nil {
+			what += fmt.Sprintf("  blob %s  %d B", d.Blob.CID, d.Blob.Size)
+		}
 		lines[i] = strings.TrimRight(fmt.Sprintf("%s  %s  %s  %s  %s", d.Tid, d.Time, what, d.User, oneLine(d.Description)), " ")
 		docs[i] = d
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// packed is what `pack` prints; python/zodb_dht/cli.py prints the same.
+// packed is what `pack` prints; python/zodb_dht/cli_pack.py prints the same.
 type packed struct {
 	Path    string `json:"path"`
 	Packed  bool   `json:"packed"` // false: there was nothing to do
@@ -56,8 +57,9 @@ func packTime(c *cobra.Command, days float64, to string) (time.Time, error) {
 	case !c.Flags().Changed("to"):
 		return now.Add(-time.Duration(days * 24 * float64(time.Hour))), nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
-		if t, err := time.Parse(layout, to); err == nil {
+	iso := strings.Replace(to, " ", "T", 1) // as Python reads it
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.Parse(layout, iso); err == nil {
 			return t, nil
 		}
 	}

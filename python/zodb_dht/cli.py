@@ -20,7 +20,7 @@ def main() -> None:
     if not program.exists():
         sys.exit(f"zodb-dht: {program} is missing: install zodb_dht from its wheel or sdist")
     # Garbage collection reads pickles; without it, and for help, the program does it all.
-    if "pack" in arguments[:2] and not {"--no-gc", "--no-gc=true", "--help", "-h"} & set(arguments):
+    if verb == "pack" and not {"--no-gc", "--no-gc=true", "--help", "-h"} & set(arguments):
         from .cli_pack import main as pack
 
         sys.exit(pack([a for n, a in enumerate(arguments) if n != arguments.index("pack")]))

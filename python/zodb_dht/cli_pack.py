@@ -121,7 +121,7 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _line(doc: dict[str, Any]) -> str:
-    moment = str(TimeStamp(bytes.fromhex(doc["to"].removeprefix("0x"))))[:19].replace(" ", "T") + "Z"
+    moment = str(TimeStamp(bytes.fromhex(doc["to"].removeprefix("0x"))))[:23].replace(" ", "T") + "Z"
     what = f"packed to {moment}" if doc["packed"] else f"nothing to pack since {moment}"
     sizes = f"{_size(doc['size_after'])} of {_size(doc['size_before'])}"
     return f"{doc['path']}: {what}: {doc['records']} records of {doc['objects']} objects, {sizes}"

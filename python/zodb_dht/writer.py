@@ -190,7 +190,8 @@ def _oid(oid: bytes) -> bytes:
 
 
 def _serial(serial: bytes | str | None) -> bytes:
-    if serial is None or serial == "\0" * 8:  # a text: ZODB's and ZEO's own tests send it
+    # A text: ZODB's and ZEO's own tests send it. Bytes are not compared with it: python -bb makes that an error.
+    if serial is None or (isinstance(serial, str) and serial == "\0" * 8):
         return z64  # type: ignore[no-any-return]
     if not isinstance(serial, bytes) or len(serial) != 8:
         raise Usage(f"a serial has 8 bytes: {serial!r}")

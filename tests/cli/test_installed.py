@@ -94,6 +94,8 @@ def test_dump_and_history_tell_the_cid_of_a_blobs_file(tmp_path: Path) -> None:
     assert answer("dump", tmp_path / "peer", oid)["blob"] == history[0]["blob"]
     assert answer("dump", tmp_path / "peer", oid, "--tid", history[1]["tid"])["blob"] == history[1]["blob"]
     assert cids[0] in zodb_dht("dump", tmp_path / "peer", oid).stdout
+    lines = zodb_dht("history", tmp_path / "peer", oid).stdout.splitlines()
+    assert [cid for cid, line in zip(cids, lines, strict=True) if f"blob {cid}" in line] == cids
     assert "blob" not in answer("dump", tmp_path / "peer", "0")
 
 
@@ -129,6 +131,26 @@ def test_damage_is_exit_5(peer: Path) -> None:
 
 def test_the_version_is_the_packages() -> None:
     assert answer("version")["version"] == importlib.metadata.version("zodb_dht")
+
+
+def test_a_directory_called_pack_is_not_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before, `verify pack` packed a directory called verify.
+    monkeypatch.chdir(tmp_path)
+    for name in ("pack", "import", "verify"):
+        assert answer("init", name)["path"] == name
+        assert answer("verify", name)["path"] == name
+        assert answer("status", name).get("horizon") is None
+
+
+def test_init_refuses_a_path_that_no_application_could_open(tmp_path: Path) -> None:
+    done = zodb_dht("init", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert done.returncode == USAGE and "not a path in UTF-8" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pack_says_the_same_time_with_or_without_gc(peer: Path) -> None:
+    lines = [zodb_dht("pack", peer, *gc, "--to", "2030-01-01 12:00Z").stdout for gc in ([], ["--no-gc"])]
+    assert len({re.search(r"\S+Z(?=:)", line)[0] for line in lines}) == 1, lines  # type: ignore[index]
 
 
 def test_a_mistake_is_exit_2() -> None:

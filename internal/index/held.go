@@ -41,8 +41,11 @@ type draft struct{ now, name string }
 // manifestMarker begins the name of the file that names the manifest in force.
 const manifestMarker = "marker.manifest."
 
-// markerDraft is a name that Pebble has no other use for, and removes in an open as what a crash left.
-const markerDraft = "000000" + draftSuffix
+// draftPrefix, a number and draftSuffix are a name that Pebble removes in an open as what a crash left; it makes one of its options only.
+const draftPrefix = "temporary."
+
+// markerDraft has a number that no file has.
+const markerDraft = draftPrefix + "000000" + draftSuffix
 
 // begin is called before Pebble opens. A directory that it is about to make waits for nothing.
 func (h *held) begin(fsys vfs.FS, dir string, names []string) {
@@ -91,7 +94,8 @@ func (h *held) draft(name string) string {
 		h.marker = draft{filepath.Join(filepath.Dir(name), markerDraft), name}
 		return h.marker.now
 	case isLog(name) && h.marker.now != "":
-		h.log = draft{strings.TrimSuffix(name, ".log") + draftSuffix, name}
+		number := strings.TrimSuffix(filepath.Base(name), ".log")
+		h.log = draft{filepath.Join(filepath.Dir(name), draftPrefix+number+draftSuffix), name}
 		return h.log.now
 	}
 	return name

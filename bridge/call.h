@@ -21,7 +21,7 @@ extern volatile int forked; // set in a child of fork behind Go's start, for goo
 
 static inline int after_fork(void) {
     if (!forked) return 0;
-    raise_code("wrong_process", "opened before a fork: a child process opens the peer directory itself", NULL);
+    raise_code("wrong_process", "a peer was opened before this process was forked off, so it can open none: fork before the first open, or start a new process (spawn)", NULL);
     return 1;
 }
 

@@ -24,7 +24,7 @@ type detail struct {
 func tidDetail(key string, t zodb.Tid) detail { return detail{key: key, bytes: t.Bytes()} }
 
 // errWrongProcess is the forked child's; C answers with it, too.
-var errWrongProcess = errors.New("opened in another process, before a fork: open it again in this one")
+var errWrongProcess = errors.New("a peer was opened before this process was forked off, so it can open none")
 
 // about is an error with the oid that the caller asked for: POSKeyError carries it.
 type about struct {

@@ -63,7 +63,7 @@ func (l *logStore) openMark(cfg Config) error {
 	}
 	last, _ := l.LastIndex()
 	if m.last > last {
-		return errors.Join(corrupt(cfg.Dir, "the log ends at entry %d, but entries up to %d were acknowledged: a write-ahead log (*.log) is damaged"+
+		return errors.Join(corrupt(cfg.Dir, "the log ends at entry %d, but entries up to %d were acknowledged: a write-ahead log (*.log), or the manifest, is damaged"+
 			" or cut; to go on with what is left, remove %s", last, m.last, m.name), m.close())
 	}
 	if !sound {

@@ -133,7 +133,7 @@ class Closed(DHTError):
 
 
 class WrongProcess(DHTError):
-    """The storage was opened in a parent process; a forked child opens its own."""
+    """A storage was opened before this process was forked off, so it can use and open none. Fork earlier, or spawn."""
 
 
 class InUse(DHTError):

@@ -23,7 +23,8 @@ python() {
 
 tools() {
   need go "Go 1.26 or newer (https://go.dev/dl/)"
-  need "${CC:-cc}" "a C compiler (Debian: apt-get install gcc libc6-dev)"
+  local cc=${CC:-cc}
+  need "${cc%% *}" "a C compiler (Debian: apt-get install gcc libc6-dev)"
 }
 
 # The virtualenv with the package and what `extras` names; made anew when its inputs changed.

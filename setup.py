@@ -28,7 +28,7 @@ class BuildGo(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         go = need("go", "Go 1.26 or newer (https://go.dev/dl/)")
-        compiler = os.environ.get("CC", "cc").split()[0]
+        compiler = (os.environ.get("CC", "").split() or ["cc"])[0]
         need(compiler, "a C compiler (Debian: apt-get install gcc libc6-dev)")
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)

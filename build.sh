@@ -106,7 +106,8 @@ case "${1:-help}" in
     else
       tools
     fi
-    go run -tags "$TAGS" ./cmd/bench "$@" ;;
+    go build -tags "$TAGS" -o build/bench ./cmd/bench # go run would make every exit status 1
+    exec build/bench "$@" ;;
   plone)
     install_wheel; shift
     .venv/bin/python tests/zope/run.py --json build/plone/life.json "$@"

@@ -48,8 +48,8 @@ for shared in (False, True):
 
 @pytest.mark.parametrize("strict", [["-bb"], ["-W", "error"], ["-X", "dev", "-W", "error"]], ids="".join)
 def test_nothing_is_warned_of(strict: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONMALLOC": "debug"}
+    env = {**os.environ, "PYTHONMALLOC": "debug"}
     done = subprocess.run(
-        [sys.executable, *strict, "-c", LIFE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *strict, "-c", LIFE], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done

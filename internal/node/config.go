@@ -20,9 +20,9 @@ var ErrID = errors.New("out of range")
 // Config says how to open a peer directory. Its JSON names are those of ZConfig, the URI and zodb_dht.DHTStorage.
 type Config struct {
 	Path string `json:"-"`
-	// Create makes the directory, and a group of this one peer, if there is none.
+	// Create makes the directory, and a group of this one peer, if there is none and ReadOnly is off.
 	Create bool `json:"create"`
-	// ReadOnly refuses what writes objects. The peer itself goes on being one: it replays its log.
+	// ReadOnly refuses what writes objects, and makes no directory. The peer itself goes on being one: it replays its log.
 	ReadOnly bool `json:"read-only"`
 	// CacheSize bounds the memory for records, in bytes: three eighths hold records, a quarter table blocks. 0 means 256 MiB; at least 8 MiB.
 	CacheSize int64 `json:"cache-size"`

@@ -68,7 +68,7 @@ func openDirectory(path string, create bool) (_ *directory, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !create:
-		return nil, fmt.Errorf("%s does not exist, and create is off: %w", path, ErrNoPeer)
+		return nil, fmt.Errorf("%s does not exist, and create is off, or read-only on: %w", path, ErrNoPeer)
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(path, 0o700); err != nil {
 			return nil, pathError(path, err)
@@ -201,7 +201,7 @@ func (d *directory) checkForeign(create bool) error {
 		return fmt.Errorf("%s has no file %q, but other files such as %q: %w", d.path, formatFile, foreign, ErrNoPeer)
 	}
 	if !create {
-		return fmt.Errorf("%s has no file %q, and create is off: %w", d.path, formatFile, ErrNoPeer)
+		return fmt.Errorf("%s has no file %q, and create is off, or read-only on: %w", d.path, formatFile, ErrNoPeer)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n.pins.held = make(map[uint64]pin)
 	n.sweep.init()
 	n.mu.holds, n.mu.held = make(map[zodb.TxnID]bool), make(map[zodb.Tid]*time.Timer)
-	if n.dir, err = openDirectory(cfg.Path, cfg.Create); err != nil {
+	if n.dir, err = openDirectory(cfg.Path, cfg.Create && !cfg.ReadOnly); err != nil {
 		return nil, err
 	}
 	n.cache = newRecordCache(cfg.CacheSize * 3 / 8) // stop gives its memory back

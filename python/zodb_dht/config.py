@@ -139,7 +139,7 @@ class Settings:
     create: bool = _option(
         parse_flag, True, "Make the directory, and a group of this one peer, if there is none. Default: on."
     )
-    read_only: bool = _option(parse_flag, False, "Refuse whatever writes objects. Default: off.")
+    read_only: bool = _option(parse_flag, False, "Refuse whatever writes objects, and make no directory. Default: off.")
     shared: bool = _option(
         parse_flag,
         False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ZODB.utils import maxtid, p64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.config import MB
 from zodb_dht.errors import (
+    NotAPeerDirectory,
     TooLarge,
     Unsupported,
     Usage,
@@ -224,6 +226,14 @@ def test_sixteen_megabytes_are_no_problem(storage: DHTStorage) -> None:
     data = os.urandom(16 * MB)
     oid, tid = new(storage, data)
     assert storage.load(oid) == (data, tid)
+
+
+def test_read_only_makes_no_directory(tmp_path: Path) -> None:
+    # As FileStorage: who only wants to read, and has mistyped the path, must not get an empty database.
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(NotAPeerDirectory, match="read-only on"):
+            DHTStorage(path, read_only=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_only(open_storage: Opener) -> None:

@@ -77,6 +77,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	code := exitCode(err)
 	switch {
+	case errors.Is(err, context.Canceled): // by a signal
+		_, _ = fmt.Fprintf(stderr, "zodb-dht: interrupted: %v\n", err)
 	case code == exitUsage:
 		_, _ = fmt.Fprintf(stderr, "zodb-dht: %v; see zodb-dht help\n", err)
 	case err != nil && !errors.Is(err, errDamaged):

@@ -81,16 +81,22 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 			return nil, fmt.Errorf("blob directory: %w", err)
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(path, PeerFile)); err != nil { // it is made last
+	if err := mark(filepath.Join(path, layoutFile), layout); err != nil {
+		return nil, err
+	}
+	_, unmarked := os.Lstat(filepath.Join(path, PeerFile))
+	if unmarked != nil {
 		if err := SyncNames(path); err != nil {
 			return nil, fmt.Errorf("blob directory: %w", err)
 		}
 	}
-	if err := mark(filepath.Join(path, layoutFile), layout); err != nil {
-		return nil, err
-	}
 	if err := mark(filepath.Join(path, PeerFile), "group "+group+"\n"); err != nil {
 		return nil, err
+	}
+	if unmarked != nil { // before there is anything that would be foreign without it
+		if err := syncDir(path); err != nil {
+			return nil, fmt.Errorf("blob directory: %w", err)
+		}
 	}
 	d.lock = flock.New(filepath.Join(path, PeerFile))
 	if ok, err := d.lock.TryLock(); err != nil || !ok {

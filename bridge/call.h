@@ -21,7 +21,7 @@ extern volatile int forked; // set in a child of fork behind Go's start, for goo
 
 static inline int after_fork(void) {
     if (!forked) return 0;
-    raise_code("wrong_process", "opened before a fork: a child process opens the peer directory itself", NULL);
+    raise_code("wrong_process", "the parent of this process opened a peer before the fork: its child can use none, not even one that it opens itself; fork first, then open", NULL);
     return 1;
 }
 

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -196,4 +197,52 @@ func tableBytes(t *testing.T, fs vfs.FS) (size uint64) {
 		size += uint64(info.Size())
 	}
 	return size
+}
+
+// A flush that fails is not repeated without a pause: that took a processor from the application for as long as the process lived.
+func TestAFlushThatFailsIsNotRepeatedAtOnce(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	var full atomic.Bool
+	disk := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && strings.HasSuffix(op.Path, ".sst") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	var told atomic.Int64
+	broken := make(chan struct{}, 1)
+	cfg := index.Config{Dir: "db", FS: disk, Create: true, Logger: slog.New(slog.DiscardHandler), Broken: func(error) {
+		told.Add(1)
+		select {
+		case broken <- struct{}{}:
+		default:
+		}
+	}}
+	s, err := index.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := []byte("data")
+	txn := &zodb.Txn{ID: zodb.TxnID{1}, Tid: 10, Status: ' ', Writes: []zodb.Write{{Oid: 1, Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)}}}
+	if _, err := s.Apply(1, index.AppendCommit(nil, txn)); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	if _, err := s.DB().AsyncFlush(); err != nil {
+		t.Fatal(err)
+	}
+	<-broken
+	b := make([]byte, 1<<20)
+	for range 100 { // takes a while, and no longer on a slower disk
+		block.Sum(b)
+	}
+	if n := told.Load(); n > 4 {
+		t.Errorf("%d failures told", n)
+	}
+	if rev, err := s.Load(1, zodb.MaxTid); err != nil || !bytes.Equal(rev.Data, data) {
+		t.Errorf("%q, %v", rev.Data, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
 }

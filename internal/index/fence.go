@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -21,6 +22,7 @@ import (
 // for one of these is parked instead, as by Fatalf.
 type fence struct {
 	fell    chan struct{} // closed when it is down
+	ending  chan struct{} // closed when Pebble is about to be closed behind the fence
 	down    atomic.Bool
 	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
 	spent   atomic.Bool // what the logs hold is in tables: they are about to be removed
@@ -74,8 +76,19 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	return &fencedTable{File: file, name: name, left: &f.fence.left}, nil
 }
 
+// retryPause is how long a flush that failed waits before it fails again. Pebble repeats it at once and for ever: it would take a processor.
+const retryPause = time.Second
+
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.fence.down.Load() && strings.HasSuffix(name, ".sst") { // Pebble holds no lock of its own here
+		pause := time.NewTimer(retryPause)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-f.fence.ending:
+		}
+	}
 	if err := f.fence.settle(); err != nil {
 		return f.log(name, nil, err)
 	}

@@ -139,6 +139,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, context.Canceled): // by a signal, whatever was waited for
+		return exitFailed
 	case errors.As(err, &usage), errors.Is(err, node.ErrUsage):
 		return exitUsage
 	case errors.Is(err, errDamaged), errors.As(err, &corrupt):

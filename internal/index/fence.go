@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -76,18 +75,10 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	return &fencedTable{File: file, name: name, left: &f.fence.left}, nil
 }
 
-// retryPause is how long a flush that failed waits before it fails again. Pebble repeats it at once and for ever: it would take a processor.
-const retryPause = time.Second
-
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if f.fence.down.Load() && strings.HasSuffix(name, ".sst") { // Pebble holds no lock of its own here
-		pause := time.NewTimer(retryPause)
-		defer pause.Stop()
-		select {
-		case <-pause.C:
-		case <-f.fence.ending:
-		}
+	if strings.HasSuffix(name, ".sst") && f.fence.down.Load() {
+		<-f.fence.ending // Pebble begins a flush or a compaction that failed again, at once and for ever. It holds no lock here
 	}
 	if err := f.fence.settle(); err != nil {
 		return f.log(name, nil, err)

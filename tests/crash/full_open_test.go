@@ -52,9 +52,9 @@ func TestAnOpenWithoutRoomSaysSoAndKeepsTheDirectory(t *testing.T) {
 		t.Errorf("the next open: %v", err)
 	}
 	// The next process: a directory of its own with the same files.
-	next, format := t.TempDir(), []byte(nil)
-	later := left.CrashClone(vfs.CrashCloneCfg{})
-	if format, err = os.ReadFile(filepath.Join(dir, "format")); err == nil {
+	next, later := t.TempDir(), left.CrashClone(vfs.CrashCloneCfg{})
+	format, err := os.ReadFile(filepath.Join(dir, "format"))
+	if err == nil {
 		err = errors.Join(os.WriteFile(filepath.Join(next, "format"), format, 0o600), later.MkdirAll(next, 0o700),
 			later.Rename(filepath.Join(dir, "db"), filepath.Join(next, "db")))
 	}

@@ -248,3 +248,16 @@ func TestVersionIsJSONToo(t *testing.T) {
 		t.Error(v)
 	}
 }
+
+func TestASignalIsToldAsOne(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "peer")
+	filled(t, dir)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var out, err bytes.Buffer
+	code := run(ctx, []string{"verify", dir}, &out, &err)
+	if code != exitFailed || !strings.HasPrefix(err.String(), "zodb-dht: interrupted: verify "+dir) || strings.Count(err.String(), "\n") != 1 {
+		t.Errorf("exit %d, %q", code, err.String())
+	}
+	must(t, nil, "verify", dir)
+}

@@ -77,6 +77,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := root.ExecuteContext(ctx)
 	code := exitCode(err)
 	switch {
+	case errors.Is(err, context.Canceled): // by a signal
+		_, _ = fmt.Fprintf(stderr, "zodb-dht: interrupted: %v\n", err)
 	case code == exitUsage:
 		_, _ = fmt.Fprintf(stderr, "zodb-dht: %v; see zodb-dht help\n", err)
 	case err != nil && !errors.Is(err, errDamaged):
@@ -137,6 +139,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.Is(err, context.Canceled): // by a signal, whatever was waited for
+		return exitFailed
 	case errors.As(err, &usage), errors.Is(err, node.ErrUsage):
 		return exitUsage
 	case errors.Is(err, errDamaged), errors.As(err, &corrupt):

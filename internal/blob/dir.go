@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/gofrs/flock"
 
@@ -38,6 +39,7 @@ const (
 	tempDir    = "tmp"
 	stagedDir  = "staged"
 	suffix     = ".blob"
+	markDraft  = ".new" // behind a marker's name, until it is whole
 )
 
 // PeerFile is the marker that says whose a blob directory is: "group <32 hex digits>".
@@ -58,6 +60,7 @@ type Dir struct {
 	end   context.CancelFunc
 	wg    sync.WaitGroup // Stage's goroutines; Close waits
 	slots chan struct{}  // bounds how many files are hashed and synced at once
+	named func() error   // makes the directory's own names durable, once; what an earlier process made may not be
 
 	buffers block.Buffers
 	follow  *follower // nil: files are hashed when they are staged
@@ -81,8 +84,19 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	if err := mark(filepath.Join(path, layoutFile), layout); err != nil {
 		return nil, err
 	}
+	_, unmarked := os.Lstat(filepath.Join(path, PeerFile))
+	if unmarked != nil {
+		if err := SyncNames(path); err != nil {
+			return nil, fmt.Errorf("blob directory: %w", err)
+		}
+	}
 	if err := mark(filepath.Join(path, PeerFile), "group "+group+"\n"); err != nil {
 		return nil, err
+	}
+	if unmarked != nil { // before there is anything that would be foreign without it
+		if err := syncDir(path); err != nil {
+			return nil, fmt.Errorf("blob directory: %w", err)
+		}
 	}
 	d.lock = flock.New(filepath.Join(path, PeerFile))
 	if ok, err := d.lock.TryLock(); err != nil || !ok {
@@ -92,6 +106,7 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 		return nil, errors.Join(err, d.lock.Close())
 	}
 	refs.path = d.Path
+	d.named = sync.OnceValue(func() error { return syncDir(path) })
 	d.run, d.end = context.WithCancel(context.Background())
 	return d, nil
 }
@@ -104,7 +119,7 @@ func Vacant(path string) bool {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case layoutFile, PeerFile, tempDir:
+		case layoutFile, PeerFile, tempDir, layoutFile + markDraft, PeerFile + markDraft:
 		case stagedDir:
 			if left, err := os.ReadDir(filepath.Join(path, stagedDir)); err != nil || len(left) > 0 {
 				return false
@@ -137,7 +152,7 @@ func claim(path, group string, refs *Refs) error {
 				continue
 			}
 		}
-		if name != layoutFile && name != PeerFile {
+		if name = strings.TrimSuffix(name, markDraft); name != layoutFile && name != PeerFile {
 			return fmt.Errorf("%s is not there or empty, but other files such as %q are: %w; if they are this peer's, write %q into it",
 				marker, name, ErrForeign, "group "+group)
 		}
@@ -153,8 +168,8 @@ func claim(path, group string, refs *Refs) error {
 func mark(name, text string) error {
 	raw, err := os.ReadFile(name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), err == nil && len(raw) == 0: // a crash may leave it empty
-		if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(raw) == 0: // what an older version left of a loss of power
+		if err := writeMark(name, text); err != nil {
 			return fmt.Errorf("blob directory: %w", err)
 		}
 		return nil
@@ -165,6 +180,20 @@ func mark(name, text string) error {
 	default:
 		return nil
 	}
+}
+
+// writeMark writes a marker that is there whole or not at all: a loss of power may leave any other name of an empty file, or of zeros, and
+// the next open would take the directory for somebody else's.
+func writeMark(name, text string) error {
+	f, err := os.OpenFile(name+markDraft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name+markDraft, name)
 }
 
 // takeStock empties the applications' directory and lists the staged files.
@@ -246,6 +275,20 @@ func makeDirs(path string) error {
 		return nil
 	}
 	return err
+}
+
+// SyncNames makes durable what names a directory holds, and its own and those of all above it: an earlier open may have made them, and have been killed. Who
+// may not read one of those did not make what is in it; some file systems sync no directories.
+func SyncNames(path string) error {
+	if err := syncDir(path); err != nil {
+		return err
+	}
+	for up := filepath.Dir(path); up != path; path, up = up, filepath.Dir(up) {
+		if err := syncDir(up); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+	}
+	return nil
 }
 
 func syncDir(path string) error {

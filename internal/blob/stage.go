@@ -101,7 +101,7 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	if info.Size() <= syncAtOnce {
 		var named error
 		wg.Go(func() { named = d.name(s, f, info) })
-		err := durable(f)
+		err := d.durable(f)
 		wg.Wait()
 		return errors.Join(named, err)
 	}
@@ -111,17 +111,18 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 	if err != nil {
 		return err
 	}
-	return durable(f)
+	return d.durable(f)
 }
 
-// durable syncs a staged file and its name: at once, since a journalling file system waits for one commit of its journal then.
-func durable(f *os.File) error {
+// durable syncs a staged file, its name and those above it: at once, since a journalling file system waits for one commit of its journal then.
+func (d *Dir) durable(f *os.File) error {
 	var wg sync.WaitGroup
-	var dir error
+	var dir, above error
 	wg.Go(func() { dir = syncDir(filepath.Dir(f.Name())) })
+	wg.Go(func() { above = d.named() })
 	err := f.Sync()
 	wg.Wait()
-	return errors.Join(err, dir)
+	return errors.Join(err, dir, above)
 }
 
 // startWrites has the disk begin to take a file. Not its sync at once, if it is large: until the runtime notices that this waits for the disk, it

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -196,4 +197,68 @@ func tableBytes(t *testing.T, fs vfs.FS) (size uint64) {
 		size += uint64(info.Size())
 	}
 	return size
+}
+
+// A flush or a compaction that fails is not repeated: that took a processor from the application for as long as the process lived.
+func TestWhatFailsInTheBackgroundIsNotRepeated(t *testing.T) {
+	for _, what := range []string{"flush", "compaction"} {
+		var full atomic.Bool
+		disk := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if full.Load() && strings.HasSuffix(op.Path, ".sst") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				return syscall.ENOSPC
+			}
+			return nil
+		}))
+		var told atomic.Int64
+		broken := make(chan struct{}, 1)
+		s, err := index.Open(index.Config{Dir: "db", FS: disk, Create: true, Resting: true, Logger: slog.New(slog.DiscardHandler), Broken: func(error) {
+			told.Add(1)
+			select {
+			case broken <- struct{}{}:
+			default:
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := []byte("data")
+		base := zodb.Tid(0)
+		for i := range 9 { // one more than are compacted by themselves
+			txn := &zodb.Txn{ID: zodb.TxnID{1, byte(i)}, Tid: zodb.Tid(10 + i), Status: ' '}
+			txn.Writes = []zodb.Write{{Base: base, Kind: zodb.WriteData, Data: data, Hash: block.Sum(data)}}
+			if _, err := s.Apply(s.Stats().Applied+1, index.AppendCommit(nil, txn)); err != nil {
+				t.Fatal(err)
+			}
+			base = txn.Tid
+			if what == "flush" {
+				break
+			}
+			if err := s.DB().Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		full.Store(true)
+		if what == "flush" {
+			_, err = s.DB().AsyncFlush()
+		} else if err = s.Compact(t.Context()); errors.Is(err, index.ErrBroken) || errors.Is(err, syscall.ENOSPC) {
+			err = nil
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-broken
+		b := make([]byte, 1<<20)
+		for range 100 { // takes a while, and no longer on a slower disk
+			block.Sum(b)
+		}
+		if n := told.Load(); n > 4 {
+			t.Errorf("a %s: %d failures told", what, n)
+		}
+		if rev, err := s.Load(0, zodb.MaxTid); err != nil || !bytes.Equal(rev.Data, data) {
+			t.Errorf("%q, %v", rev.Data, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

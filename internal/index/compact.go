@@ -46,6 +46,8 @@ func (s *Store) Compact(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("compact: %w", err)
 		}
+	case <-s.fence.fell: // it waits for Close
+		return fmt.Errorf("compact: %w", ErrBroken)
 	case <-ctx.Done():
 		return fmt.Errorf("compact: %w", ctx.Err())
 	}

@@ -21,6 +21,7 @@ import (
 // for one of these is parked instead, as by Fatalf.
 type fence struct {
 	fell    chan struct{} // closed when it is down
+	ending  chan struct{} // closed when Pebble is about to be closed behind the fence
 	down    atomic.Bool
 	closing atomic.Bool // Pebble is being closed: there, a log that does not close is an error
 	spent   atomic.Bool // what the logs hold is in tables: they are about to be removed
@@ -76,6 +77,9 @@ func (f *fenced) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 
 // Create is vfs.FS's.
 func (f *fenced) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasSuffix(name, ".sst") && f.fence.down.Load() {
+		<-f.fence.ending // Pebble begins a flush or a compaction that failed again, at once and for ever. It holds no lock here
+	}
 	if err := f.fence.settle(); err != nil {
 		return f.log(name, nil, err)
 	}

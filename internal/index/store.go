@@ -95,7 +95,10 @@ type Store struct {
 	compacting compacting
 }
 
-// Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting.
+// ErrHeld says that an open failed where Pebble does not come back: its memory, files and lock are the process' until it ends.
+var ErrHeld = errors.New("the directory is in use until this process ends")
+
+// Open opens or makes the state. What does not open is an error that names what is wrong; nothing is repaired by deleting. ErrHeld.
 func Open(cfg Config) (*Store, error) {
 	s := &Store{heads: newRecent[zodb.Oid, head](headCache), outcomes: newRecent[zodb.TxnID, Position](outcomeWindow), parked: make(chan struct{})}
 	if cfg.Logger == nil {
@@ -168,7 +171,8 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 	}}
 	s.fs, s.dir, s.blobs = cfg.FS, cfg.Dir, cfg.Sweeping
 	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
-	s.fence.broken, s.fence.park, s.fence.fell = log.broken, log.park, make(chan struct{})
+	s.fence.broken, s.fence.park = log.broken, log.park
+	s.fence.fell, s.fence.ending = make(chan struct{}), make(chan struct{})
 	wrapped := s.fence.wrap(cfg.FS)
 	s.fence.held.begin(wrapped.FS, cfg.Dir, names)
 	opts := &pebble.Options{
@@ -238,7 +242,7 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 		return o.db, nil
 	case err := <-log.fatal:
 		compactions.Unregister()
-		return nil, openError(&cfg, err)
+		return nil, fmt.Errorf("%w; %w", openError(&cfg, err), ErrHeld)
 	}
 }
 
@@ -372,7 +376,8 @@ func (s *Store) takeDown() error {
 			return err
 		}
 	}
-	s.fence.closing.Store(true)      // the log's driver, which makes logs, has ended
+	s.fence.closing.Store(true) // the log's driver, which makes logs, has ended
+	close(s.fence.ending)
 	defer func() { _ = recover() }() // Pebble does not expect that a close fails; what broke the store was told
 	defer s.compacting.end()
 	_ = s.db.Close()

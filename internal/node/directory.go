@@ -14,6 +14,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 )
 
@@ -216,10 +217,14 @@ func (d *directory) found() error {
 	if err := writeSynced(name+".new", text); err != nil {
 		return pathError(name, err)
 	}
+	// The names above are durable before this one is there: who finds it relies on them.
+	if err := blob.SyncNames(d.path); err != nil {
+		return pathError(d.path, err)
+	}
 	if err := os.Rename(name+".new", name); err != nil {
 		return pathError(name, err)
 	}
-	return errors.Join(syncDir(d.path), syncDir(filepath.Dir(d.path)))
+	return syncDir(d.path)
 }
 
 func writeSynced(name string, text []byte) error {

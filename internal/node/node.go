@@ -38,6 +38,7 @@ type Node struct {
 	closed  atomic.Bool
 	poison  atomic.Pointer[poisoning]
 	started atomic.Bool  // log and store are set
+	held    bool         // the store did not open, and has the directory until the process ends; for stop
 	calls   sync.RWMutex // read-locked by each operation under way; Close locks it before it closes what they use
 
 	// mu orders publication. Taken before a cache shard's. Never held across I/O or a call into the log.
@@ -85,6 +86,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		Broken: n.Poison, Sweeping: n.removeBlobs, Logger: n.cfg.Logger,
 	})
 	if err != nil {
+		n.held = errors.Is(err, index.ErrHeld)
 		return openError(n.dir.database(), err)
 	}
 	if n.dir.fresh {
@@ -300,6 +302,9 @@ func (n *Node) stop() error {
 			// The directory stays this process': who opens it is told so, until the process ends.
 			return errors.Join(errs...)
 		}
+	}
+	if n.held { // as above
+		return errors.Join(errs...)
 	}
 	return errors.Join(append(errs, n.dir.close())...)
 }

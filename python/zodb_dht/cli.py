@@ -10,7 +10,13 @@ IN_PYTHON = ("import", "export")
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
+    try:
+        _main(sys.argv[1:])
+    except KeyboardInterrupt:  # while a verb's modules are loaded, which takes longest
+        sys.exit("zodb-dht: interrupted")
+
+
+def _main(arguments: list[str]) -> None:
     verb = next((a for a in arguments if not a.startswith("-")), None)
     if verb in IN_PYTHON:
         from .commands import run

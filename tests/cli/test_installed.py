@@ -203,3 +203,23 @@ def test_a_process_without_stderr_works(verb: str, peer: Path, tmp_path: Path) -
     done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, check=False)
     assert done.returncode == DONE
     assert done.stdout
+
+
+@pytest.mark.parametrize("verb", ["pack", "import", "export"])
+def test_an_interrupt_while_modules_are_loaded_is_one_line(verb: str, peer: Path, tmp_path: Path) -> None:
+    """The first module of ZODB's that is loaded sends the signal, as a key would."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "ZODB.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "zodb-dht"),
+            verb,
+            str(peer),
+            *([str(tmp_path / "x")] if verb != "pack" else []),
+        ],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "path")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (FAILED, "zodb-dht: interrupted\n"), done

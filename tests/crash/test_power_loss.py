@@ -1,0 +1,149 @@
+"""A loss of power, not only of the process: what the file system had not written yet is gone.
+
+ext4 in a file, mounted, and shut down without a flush of its journal (EXT4_IOC_SHUTDOWN): what was synced is there at
+the next mount, what was not is lost, or empty under a name that is there. ZODB_DHT_SOAK_ROUNDS sets the rounds,
+ZODB_DHT_SEED replays the draws.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blob_committer import content
+from test_kill import THREADS, Heard, check
+from ZODB.utils import p64
+from zodb_dht import DHTStorage
+
+HERE = Path(__file__).parent
+ROUNDS = int(os.environ.get("ZODB_DHT_SOAK_ROUNDS", "120")) // 12
+EXT4_IOC_SHUTDOWN = 0x8004587D
+NO_LOG_FLUSH = 2
+
+
+class Disk:
+    """A file system that can lose its power."""
+
+    def __init__(self, image: Path, at: Path) -> None:
+        self.image, self.at = image, at
+
+    def make(self) -> None:
+        self.at.mkdir()
+        with self.image.open("wb") as f:
+            f.truncate(1 << 30)  # sparse
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(self.image)], check=True)
+        self.mount()
+
+    def mount(self) -> None:
+        subprocess.run(
+            ["mount", "-t", "ext4", "-o", "loop", str(self.image), str(self.at)], check=True, capture_output=True
+        )
+
+    def cut(self) -> None:
+        fd = os.open(self.at, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def back(self) -> None:
+        """Nobody uses it any more."""
+        subprocess.run(["umount", str(self.at)], check=True)
+        self.mount()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path / "image", tmp_path / "disk")
+    try:
+        disk.make()
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f"WAITING: a loss of power needs mkfs.ext4 and the right to mount its file (root): {e}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk.at)], check=True)
+
+
+def lines_until(disk: Disk, draw: random.Random, script: str, *args: str) -> list[str]:
+    """What a script said until the power went, at a drawn moment behind a drawn line."""
+    last, delay, said = draw.randrange(1, 60), draw.random() * 0.02, []
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, str(HERE / script), *args], stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as child,
+    ):
+        assert child.stdout is not None
+        cut = threading.Event()
+
+        def end() -> None:
+            disk.cut()
+            cut.set()
+            child.kill()
+
+        timer = threading.Timer(delay, end)
+        for count, line in enumerate(child.stdout):
+            if count == last:
+                timer.start()
+            if not cut.is_set():
+                said.append(line)
+        if not timer.is_alive() and not cut.is_set():
+            errors.seek(0)
+            raise AssertionError(f"{script} ended by itself after {said[-1:]}: {errors.read()}")
+        timer.join()
+    return said
+
+
+def test_what_commit_returned_for_outlives_the_power(disk: Disk) -> None:
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw, heard, untold = random.Random(seed), Heard(), 0
+    for _ in range(ROUNDS):
+        for line in lines_until(disk, draw, "committer.py", str(disk.at / "peer"), str(seed), str(THREADS)):
+            words = line.split()
+            if words[0] == "begin":
+                heard.begun.add((int(words[1]), int(words[2])))
+            elif words[0] == "done":
+                heard.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
+            elif words[0] == "undone":
+                heard.undone.add(bytes.fromhex(words[1]))
+        disk.back()
+        untold += check(disk.at / "peer", seed, heard)
+    print(f"{ROUNDS} rounds: {len(heard.done)} acknowledged commits found, {untold} that nobody was told of")
+    assert heard.done, "no commit in any round: nothing was shown"
+
+
+def test_blobs_outlive_the_power(disk: Disk) -> None:
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw, done = random.Random(seed), 0
+    for n in range(ROUNDS):
+        peer = disk.at / f"peer {n // 2}"  # a new one, then one that was cut off before
+        told = {}
+        for line in lines_until(disk, draw, "blob_committer.py", str(peer), str(seed), ""):
+            words = line.split()
+            if words[0] == "done":
+                told[int(words[1])] = bytes.fromhex(words[2])
+        done += len(told)
+        disk.back()
+        storage = DHTStorage(peer)
+        try:
+            for k, tid in told.items():
+                for oid in (2 * k + 1, 2 * k + 2):
+                    with storage.openCommittedBlobFile(p64(oid), tid) as f:
+                        assert f.read() == content(seed, oid)
+        finally:
+            storage.close()
+        if n % 2:
+            shutil.rmtree(peer)
+    assert done, "no blob in any round: nothing was shown"

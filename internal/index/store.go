@@ -201,6 +201,9 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 	dense := *sstable.MinLZCompression // ADR 10
 	dense.DataBlocks.Level = minLZBalanced
 	dense.ValueBlocks = sstable.BalancedCompression.ValueBlocks // superseded revisions, rarely read
+	// Pebble counts at most four settings in a table, and panics at a fifth: these two, none where compression gains
+	// nothing, and snappy, which MinLZ leaves blocks of more than 8 MiB to.
+	dense.OtherBlocks = dense.DataBlocks
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 32 << 10
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ZODB.utils import readable_tid_repr, z64
 
-from . import conversion, copying
+from . import conversion, copying, history_free
 from .conversion import Report
 from .errors import Corrupt, InDoubt, Unavailable, Usage
 from .places import open_place
@@ -121,12 +121,14 @@ def _convert(options: argparse.Namespace) -> int:
     started = time.monotonic()
     copied = Report()
     with _both(options) as (source, destination), Bar(sys.stderr) as bar:
-        transactions = conversion.missing(source, destination, copied, bar.step)
+        whole = history_free.keeps_history(source) and history_free.keeps_history(destination)
+        compare = conversion if whole else history_free
+        transactions = compare.missing(source, destination, copied, bar.step)
         if options.verb == "import":
             copying.copy_transactions(source, transactions, destination._peer, copied, bar.step)
         else:
             conversion.restore(source, transactions, destination, copied, bar.step)
-        verified = conversion.verify(source, destination, bar.step) if options.verify else None
+        verified = compare.verify(source, destination, bar.step) if options.verify else None
         last = destination.lastTransaction()
     document: dict[str, Any] = {
         "copied": {

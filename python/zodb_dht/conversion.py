@@ -123,9 +123,9 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
     All tids up to there are compared, and the last transaction with its records.
     """
     last, end = destination.lastTransaction(), source.lastTransaction()
-    copies = _closing(destination.iterator()) if last != z64 else iter(())
+    copies = closing(destination.iterator()) if last != z64 else iter(())
     tid, begun = z64, False
-    for tid, original in rising(_closing(source.iterator())):
+    for tid, original in rising(closing(source.iterator())):
         if tid > last:
             if not begun:
                 _at_end(copies)
@@ -163,7 +163,7 @@ def _at_end(copies: Iterator[Any]) -> None:
         )
 
 
-def _closing(iterator: Any) -> Iterator[Any]:
+def closing(iterator: Any) -> Iterator[Any]:
     """Iterate, and close what holds a file open or an iterator on a server."""
     try:
         # Not "yield from", which crashes CPython on the iterator of RelStorage 4.3.
@@ -273,8 +273,8 @@ def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, s
     """
     report, digest = Report(), hashlib.sha256()
     last = destination.lastTransaction()
-    originals = rising(_closing(source.iterator()))
-    for copy in _closing(destination.iterator(None, last)):
+    originals = rising(closing(source.iterator()))
+    for copy in closing(destination.iterator(None, last)):
         tid, original = next(originals, (None, None))
         if tid != copy.tid:
             found = "ends" if tid is None else f"has 0x{tid.hex()}"
@@ -318,8 +318,8 @@ def _compare(
     for oid, data in sorted(have.items()):
         content = b""
         if data is not None and is_blob_record(data):
-            content = _hash_of(blob_file(destination, oid, tid, whole=True))
-            if content != _hash_of(blob_file(source, oid, original.tid, whole=True)):
+            content = hash_of(blob_file(destination, oid, tid, whole=True))
+            if content != hash_of(blob_file(source, oid, original.tid, whole=True)):
                 raise Mismatch(
                     f"transaction 0x{tid.hex()}: the blob {oid_repr(oid)} has another file", oid=oid, tid=tid
                 )
@@ -327,7 +327,7 @@ def _compare(
     return found
 
 
-def _hash_of(filename: str | None) -> bytes:
+def hash_of(filename: str | None) -> bytes:
     if filename is None:
         return b""
     found = hashlib.sha256()

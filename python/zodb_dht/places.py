@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from .errors import OptionError, Unreadable
+from .errors import DHTError, OptionError, Unreadable
 from .zconfig import DHTStorageFactory
 
 DATA_FS = (b"FS21", b"FS30")
@@ -26,25 +29,32 @@ SCHEMA = """
 def open_place(place: str, *, write: bool = False, section: str | None = None, blob_dir: str | None = None) -> Any:
     """Open the storage that place names; the caller closes it. OptionError says what place could be, and is not.
 
-    Unless it is to be written to it is opened read-only, whatever place says of that (URIs of other schemes than
-    READ_ONLY's as they are): a running site holds the lock of its Data.fs, and an open for writing makes a file that
-    is not there, and cuts one that is damaged.
+    Unless it is to be written to it is opened read-only, whatever place says of that (URIs of schemes that are not
+    known here as they are): a running site holds the lock of its Data.fs, and an open for writing makes a file or
+    tables that are not there, and cuts a file that is damaged.
 
     section picks one of several storages or databases of a ZConfig file by its name. blob_dir is where the blobs of a
     Data.fs are; URIs and ZConfig files say that themselves.
     """
     path = Path(place)
-    if "://" not in place and not path.is_dir() and _is_data_fs(path, write):
+    if not _is_uri(place) and not path.is_dir() and _is_data_fs(path, write):
         if section is not None:
             raise OptionError(f"{place}: --section goes with a ZConfig file; this is a Data.fs")
         return _data_fs(place, write, blob_dir)
     if blob_dir is not None:
         raise OptionError(f"{place}: --blob-dir goes with a Data.fs; a URI or a ZConfig file names its own")
-    if "://" in place:
+    if place.startswith("zconfig:"):
+        place, section = _of_zconfig_uri(place, section)
+        return _zconfig(place, section, write)
+    if _is_uri(place):
         return _uri(place, write)
     if path.is_dir():
         raise OptionError(f"{place}: a directory; want a Data.fs, a URI (dht:///directory) or a ZConfig file")
     return _zconfig(place, section, write)
+
+
+def _is_uri(place: str) -> bool:
+    return "://" in place or place.startswith("demo:(")
 
 
 def _is_data_fs(path: Path, write: bool) -> bool:
@@ -66,18 +76,49 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
 
     if blob_dir is not None and not write and not os.path.isdir(blob_dir):  # it would be made
         raise OptionError(f"--blob-dir: {blob_dir}: there is no such directory")
+    return _opened(place, lambda: FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir))
+
+
+def _opened(place: str, factory: Callable[[], Any]) -> Any:
     try:
-        return FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
+        return factory()
+    except DHTError:
+        raise
     except Exception as e:  # damage has many classes, some of them that of a wrong value
-        raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {e}") from e
+        text = " ".join(str(e).split())  # a database's client writes several lines
+        raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {text}") from e
 
 
-READ_ONLY = {"file": "read_only=1", "zeo": "read_only=1", "dht": "read-only=on&create=off"}
-"""What a URI says to change nothing, by its scheme."""
+READ_ONLY = {
+    "dht": "read-only=on&create=off",
+    **dict.fromkeys(("file", "zeo", "postgres", "mysql", "oracle", "sqlite"), "read_only=1"),
+}
+"""What a URI says to change nothing, by its scheme; the last four are RelStorage's."""
+
+DEMO = re.compile(r"demo:\((.*)\)/\((.*)\)(#.*)?")
+"""A DemoStorage's base and changes, as zodburi has it."""
 
 
 def _option(pair: str) -> str:
     return pair.partition("=")[0].replace("-", "_")
+
+
+def _changes_nothing(uri: str) -> str:
+    """The same storage, opened for reading."""
+    demo = DEMO.fullmatch(uri)
+    if demo is not None:
+        base, changes, rest = demo.groups(default="")
+        return f"demo:({_changes_nothing(base)})/({_changes_nothing(changes)}){rest}"
+    scheme = uri.partition(":")[0]
+    if scheme == "zconfig":
+        raise OptionError(f"{uri}: it can't be opened read-only within another URI; put both into one ZConfig file")
+    option = READ_ONLY.get(scheme)
+    if option is None:
+        return uri
+    uri, _, query = uri.partition("?")
+    given = {_option(pair) for pair in option.split("&")}
+    kept = [pair for pair in query.split("&") if pair and _option(pair) not in given]
+    return uri + "?" + "&".join([*kept, option])
 
 
 def _uri(place: str, write: bool) -> Any:
@@ -85,17 +126,23 @@ def _uri(place: str, write: bool) -> Any:
         import zodburi
     except ImportError:
         raise OptionError(f"{place}: URIs need zodburi: pip install zodb_dht[zodburi]") from None
-    uri, option = place, READ_ONLY.get(place.partition("://")[0])
-    if not write and option is not None:
-        uri, _, query = place.partition("?")
-        given = {_option(pair) for pair in option.split("&")}
-        kept = [pair for pair in query.split("&") if pair and _option(pair) not in given]
-        uri += "?" + "&".join([*kept, option])
+    uri = place if write else _changes_nothing(place)
     try:
         factory, _ = zodburi.resolve_uri(uri)
-    except KeyError as e:
-        raise OptionError(f"{place}: {e.args[0]}") from None
-    return factory()
+    except DHTError:
+        raise
+    except Exception as e:
+        text = e.args[0] if isinstance(e, KeyError) else e
+        raise OptionError(f"{place}: {text}") from None
+    return _opened(place, factory)
+
+
+def _of_zconfig_uri(place: str, section: str | None) -> tuple[str, str | None]:
+    """(path, section) of a zconfig:///path#section, which zodburi can't be told to open read-only."""
+    parts = urlsplit(place)
+    if parts.netloc or not parts.path:
+        raise OptionError(f"{place}: want zconfig:///directory/file#section")
+    return parts.path, section or parts.fragment or None
 
 
 def _only_read(factory: Any) -> None:
@@ -105,8 +152,8 @@ def _only_read(factory: Any) -> None:
         value = getattr(config, name)
         if name == "read_only":
             config.read_only = True
-        elif name == "create":
-            config.create = False
+        elif name in ("create", "create_schema"):
+            setattr(config, name, False)
         for part in value if isinstance(value, list) else [value]:
             if hasattr(part, "config"):
                 _only_read(part)
@@ -131,8 +178,8 @@ def _zconfig(place: str, section: str | None, write: bool) -> Any:
         for factory in found.values():
             _only_read(factory)
     if section is None and len(found) == 1:
-        return next(iter(found.values())).open()
+        return _opened(place, next(iter(found.values())).open)
     if section is None or section not in found:
         names = ", ".join(sorted(name or "(without a name)" for name in found)) or "none"
         raise OptionError(f"{place}: --section picks one of its storages: {names}")
-    return found[section].open()
+    return _opened(place, found[section].open)

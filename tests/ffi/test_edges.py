@@ -409,6 +409,8 @@ print("done")
 @pytest.mark.parametrize(("limit", "levels"), [("256", 200), ("8192", 2_000), ("unlimited", 2_000)])
 def test_calls_from_deep_within_the_main_thread(tmp_path: Path, limit: str, levels: int) -> None:
     """The core is told the bounds of the main thread's stack by bridge/stack.h."""
+    if sys.version_info[:2] == (3, 12):  # it counts C's calls apart, against a limit of its own
+        levels = min(levels, 200)
     if limit == "unlimited" and resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY:
         pytest.skip("this machine limits the stack")
     run = f'ulimit -S -s {limit} && exec "$@"'

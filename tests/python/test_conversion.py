@@ -303,13 +303,22 @@ def test_a_damaged_source_is_named_and_what_comes_before_is_kept(
         storage.close()
 
 
-@pytest.mark.parametrize("how", ["path", "uri", "uri-read_only=0", "zconfig", "demo"])
+@pytest.mark.parametrize(
+    "how", ["path", "uri", "uri-read_only=0", "zconfig", "zconfig-uri", "demo", "demo-uri", "demo-demo-uri"]
+)
 def test_a_source_is_only_read(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first copy is made while the old site runs, which holds the lock of its Data.fs."""
     path, conf = tmp_path / "Data.fs", tmp_path / "source.conf"
     section = f"<filestorage>\npath {path}\n</filestorage>\n"
     conf.write_text(f"<demostorage>\n{section}</demostorage>\n" if how == "demo" else section)
-    places = {"path": path, "uri": f"file://{path}", "uri-read_only=0": f"file://{path}?read_only=0"}
+    places = {
+        "path": path,
+        "uri": f"file://{path}",
+        "uri-read_only=0": f"file://{path}?read_only=0",
+        "zconfig-uri": f"zconfig://{conf}",
+        "demo-uri": f"demo:(file://{path})/(memory://)",
+        "demo-demo-uri": f"demo:(demo:(file://{path}?read_only=0)/(memory://))/(memory://)#database_name=main",
+    }
     place = places.get(how, conf)
     code, out, err = run(capsys, "import", place, tmp_path / "peer")
     assert code != 0 and out == "" and err
@@ -320,6 +329,35 @@ def test_a_source_is_only_read(how: str, tmp_path: Path, capsys: pytest.CaptureF
         assert (code, document["copied"]["transactions"]) == (0, 1)
     finally:
         site.close()
+
+
+def test_a_section_of_a_zconfig_uri(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = tmp_path / "sources.conf"
+    conf.write_text("".join(f"<filestorage {n}>\npath {tmp_path}/{n}.fs\n</filestorage>\n" for n in ("a", "b")))
+    DB(FileStorage(str(tmp_path / "b.fs"))).close()
+    code, document, _ = run(capsys, "import", f"zconfig://{conf}#b", tmp_path / "peer", "--json")
+    assert (code, document["copied"]["transactions"]) == (0, 1)
+    for place, reason in (
+        (f"zconfig://{conf}", "--section picks one of its storages: a, b"),
+        ("zconfig://sources.conf", "want zconfig:///directory/file#section"),
+        (f"demo:(zconfig://{conf}#b)/(memory://)", "put both into one ZConfig file"),
+        ("demo:(memory://)", "demo:"),
+    ):
+        code, _, err = run(capsys, "import", place, tmp_path / "peer")
+        assert code == 2 and reason in err and err.count("\n") == 1
+    assert not (tmp_path / "a.fs").exists()
+
+
+def test_a_source_of_relstorage_that_is_not_there_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "source.conf"
+    conf.write_text(
+        f"%import relstorage\n<relstorage>\n<sqlite3>\ndata-dir {tmp_path}/old\n</sqlite3>\n</relstorage>\n"
+    )
+    code, out, err = run(capsys, "import", conf, tmp_path / "peer")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert not list((tmp_path / "old").glob("*.sqlite3")), "it was made"
 
 
 def test_a_peer_that_is_not_there_is_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ static PyObject *tuple_item(request *r, PyObject *t, Py_ssize_t size, Py_ssize_t
 }
 
 static PyObject *list_of(request *r, PyObject *seq) {
+    if (r->failed) return NULL;
     PyObject *list = PyList_Check(seq) ? Py_NewRef(seq) : PySequence_List(seq);
     if (list) {
         put_u64(r, (uint64_t)PyList_Size(list));

@@ -122,6 +122,11 @@ METHOD(node_finish) {
         free(r.p);
         return NULL;
     }
+    PyObject *tid = PyBytes_FromStringAndSize(NULL, 8); // first: without memory for it nothing is committed
+    if (!tid) {
+        free(r.p);
+        return NULL;
+    }
     zd_latch l = ZD_LATCH;
     uint64_t h = H(self);
     Py_BEGIN_ALLOW_THREADS
@@ -129,7 +134,12 @@ METHOD(node_finish) {
     zd_latch_wait(&l);
     Py_END_ALLOW_THREADS
     free(r.p);
-    if (l.reply.ok) return tid_bytes(l.tid);
+    if (l.reply.ok) {
+        char *p = PyBytes_AsString(tid); // nobody else has it so far
+        for (int i = 7; i >= 0; i--, l.tid >>= 8) p[i] = (char)(l.tid & 0xff);
+        return tid;
+    }
+    Py_DECREF(tid);
     raise_reply(&l.reply);
     free(l.reply.data);
     return NULL;

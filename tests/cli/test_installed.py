@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,13 @@ def test_a_process_without_stderr_works(verb: str, peer: Path, tmp_path: Path) -
     done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, check=False)
     assert done.returncode == DONE
     assert done.stdout
+
+
+@pytest.mark.parametrize("verb", ["status", "pack", "pack --no-gc", "export"])
+def test_a_reader_that_left_ends_each_verb_by_sigpipe(verb: str, peer: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    more = [tmp_path / "copy"] if verb == "export" else []
+    with open(writer, "w") as stdout:
+        done = zodb_dht(*verb.split(), peer, *more, stdout=stdout)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")

@@ -2,12 +2,14 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -106,6 +108,12 @@ func TestAClosedCacheHasNothing(t *testing.T) {
 	readers.Wait()
 	if _, _, ok := c.get(1, 2, make([]byte, 100)); ok {
 		t.Error("a closed cache serves")
+	}
+}
+
+func TestATransactionThatIsTooOldIsSaidToBe(t *testing.T) {
+	if err := verdict(index.Outcome{Verdict: index.TooOld}); !errors.Is(err, ErrTooOld) || !errors.Is(err, replica.ErrVoteLost) {
+		t.Error(err)
 	}
 }
 

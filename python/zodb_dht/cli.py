@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def tell(result: str) -> None:
-    """Print what a verb of Python did. Where nobody reads it SIGPIPE ends the process, as the other verbs, not before."""
+    """Print what a verb of Python did. Where nobody reads it SIGPIPE ends the process, as the other verbs."""
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         print(result, flush=True)

@@ -5,19 +5,23 @@
 #include "call.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static PyObject *factory; // makes exceptions: factory(code, message, details)
 
 void raise_code(const char *code, const char *message, PyObject *details) {
-    PyObject *made = NULL, *own = NULL;
+    PyObject *made = NULL, *own = NULL, *text = NULL;
     if (!details) details = own = PyDict_New();
-    if (details && factory) made = PyObject_CallFunction(factory, "ssO", code, message, details);
+    // A path in it may be of any bytes.
+    if (details && factory) text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
+    if (text) made = PyObject_CallFunction(factory, "sOO", code, text, details);
     if (made) {
         PyErr_SetObject((PyObject *)Py_TYPE(made), made);
         Py_DECREF(made);
     } else if (!PyErr_Occurred()) {
         PyErr_Format(PyExc_RuntimeError, "%s: %s", code, message);
     }
+    Py_XDECREF(text);
     Py_XDECREF(own);
 }
 
@@ -28,7 +32,7 @@ void raise_reply(zd_reply *out) {
     char *code = dup_text(&a), *message = dup_text(&a);
     PyObject *details = PyDict_New();
     uint32_t n = get_u32(&a);
-    for (uint32_t i = 0; i < n && details && !a.bad; i++) {
+    for (uint32_t i = 0; i < n && details && !a.bad && !PyErr_Occurred(); i++) {
         char *key = dup_text(&a);
         PyObject *v;
         if (*get(&a, 1)) { // an int: little-endian
@@ -37,11 +41,11 @@ void raise_reply(zd_reply *out) {
         } else {
             v = get_bytes(&a);
         }
-        if (key && v) PyDict_SetItemString(details, key, v);
+        if (key && v) PyDict_SetItemString(details, key, v); // its error is seen by the loop
         Py_XDECREF(v);
         free(key);
     }
-    raise_code(code ? code : "failed", message ? message : "", details);
+    if (!PyErr_Occurred()) raise_code(code ? code : "failed", message ? message : "", details); // else there is no memory to tell it
     Py_XDECREF(details);
     free(code);
     free(message);

@@ -82,6 +82,7 @@ func codes() []struct {
 			}
 			return details{{key: "pid", num: int64(e.PID)}}, true
 		}},
+		{"too_old", is(node.ErrTooOld)},
 		{"vote_lost", func(err error) (details, bool) {
 			var e *replica.Refused
 			return nil, errors.Is(err, replica.ErrVoteLost) || errors.As(err, &e)

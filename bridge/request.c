@@ -82,6 +82,7 @@ void put_bytes(request *r, PyObject *o, int optional, const char *what) {
 }
 
 void put_oids(request *r, PyObject *seq) {
+    if (r->failed) return;
     PyObject *fast = PySequence_List(seq);
     if (!fast) {
         r->failed = 1;

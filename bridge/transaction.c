@@ -30,6 +30,7 @@ static PyObject *tuple_item(request *r, PyObject *t, Py_ssize_t size, Py_ssize_t
 }
 
 static PyObject *list_of(request *r, PyObject *seq) {
+    if (r->failed) return NULL;
     PyObject *list = PyList_Check(seq) ? Py_NewRef(seq) : PySequence_List(seq);
     if (list) {
         put_u64(r, (uint64_t)PyList_Size(list));
@@ -121,6 +122,11 @@ METHOD(node_finish) {
         free(r.p);
         return NULL;
     }
+    PyObject *tid = PyBytes_FromStringAndSize(NULL, 8); // first: without memory for it nothing is committed
+    if (!tid) {
+        free(r.p);
+        return NULL;
+    }
     zd_latch l = ZD_LATCH;
     uint64_t h = H(self);
     Py_BEGIN_ALLOW_THREADS
@@ -128,7 +134,12 @@ METHOD(node_finish) {
     zd_latch_wait(&l);
     Py_END_ALLOW_THREADS
     free(r.p);
-    if (l.reply.ok) return tid_bytes(l.tid);
+    if (l.reply.ok) {
+        char *p = PyBytes_AsString(tid); // nobody else has it so far
+        for (int i = 7; i >= 0; i--, l.tid >>= 8) p[i] = (char)(l.tid & 0xff);
+        return tid;
+    }
+    Py_DECREF(tid);
     raise_reply(&l.reply);
     free(l.reply.data);
     return NULL;

@@ -103,37 +103,37 @@ static void view_dealloc(PyObject *self) {
 static PyObject *revision(View *v, const char *buf, int64_t n, uint64_t tid) {
     PyObject *data = PyBytes_FromStringAndSize(buf, n), *t;
     if (!data) return NULL;
+    t = PyTuple_New(2); // before v is looked at: it may collect garbage, whose finalizers may load from v
+    if (!t) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    PyTuple_SetItem(t, 0, data);
     if (tid != v->tid || !v->tid_object) {
         PyObject *fresh = tid_bytes(tid);
         if (!fresh) {
-            Py_DECREF(data);
+            Py_DECREF(t);
             return NULL;
         }
         Py_XDECREF(v->tid_object);
         v->tid_object = fresh;
         v->tid = tid;
     }
-    t = PyTuple_New(2);
-    if (!t) {
-        Py_DECREF(data);
-        return NULL;
-    }
-    PyTuple_SetItem(t, 0, data);
     PyTuple_SetItem(t, 1, Py_NewRef(v->tid_object));
     return t;
 }
 
 static PyObject *load_slowly(View *v, PyObject *oid, const char *p);
 
-// load_pinned answers (data, tid); with size 3, a None behind them, since a successor beyond the snapshot is not this reader's to
+// load_at answers (data, tid), of a snapshot; with size 3, a None behind them, since a successor beyond the snapshot is not this reader's to
 // see, and None where the object is newer than the snapshot.
-static PyObject *load_pinned(View *v, PyObject *oid, Py_ssize_t size) {
+static PyObject *load_at(uint64_t h, PyObject *oid, uint64_t at, Py_ssize_t size) {
     request r = {0};
     zd_reply out;
     put_fixed(&r, oid, 8, "an oid");
-    put_u64(&r, v->at);
+    put_u64(&r, at);
     put(&r, size == 3 ? "\1" : "\0", 1);
-    if (call(ZD_LOAD_PINNED, v->node->h, &r, &out, 0) < 0) return NULL;
+    if (call(ZD_LOAD_PINNED, h, &r, &out, 0) < 0) return NULL;
     if (!out.len) {
         free(out.data);
         Py_RETURN_NONE;
@@ -181,25 +181,17 @@ static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
         return NULL;
     }
     // A large record, or an error: asked for again.
-    if (at != NEWEST) return load_pinned(v, oid, 2);
-    // Not in memory: one call that waits, for the newest revision of all.
-    PyObject *newest = tid_bytes(NEWEST), *res = newest ? load_before(h, oid, newest) : NULL, *pair;
-    Py_XDECREF(newest);
-    if (!res || res == Py_None) { // None: not for the newest
-        if (res) PyErr_SetString(PyExc_SystemError, "no newest revision");
-        Py_XDECREF(res);
-        return NULL;
-    }
-    pair = PyTuple_GetSlice(res, 0, 2);
-    Py_DECREF(res);
-    return pair;
+    if (at != NEWEST) return load_at(h, oid, at, 2);
+    // The newest that is visible: one that is only committed is no revision so far, as for a snapshot.
+    if (visible(h, &at) < 0) return NULL;
+    return load_at(h, oid, at, 2);
 }
 
 static METHOD(view_load_before) {
     View *v = VIEW(self);
     if (!nargs_is(n, 2, "load_before")) return NULL;
     if (v->at != NEWEST && PyBytes_Check(args[1]) && PyBytes_Size(args[1]) == 8 && as_u64(PyBytes_AsString(args[1])) > v->at + 1) {
-        return load_pinned(v, args[0], 3);
+        return load_at(v->node->h, args[0], v->at, 3);
     }
     return load_before(v->node->h, args[0], args[1]);
 }

@@ -113,7 +113,11 @@ func (s service) loadBefore(ctx context.Context, r *request) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	rev, err := s.n.Load(ctx, oid, min(max(before, 1)-1, s.n.Visible())) // no tid is 0: nothing lies at or before it
+	var rev index.Revision
+	err := s.newest(max(before, 1)-1, func(at zodb.Tid) (err error) { // no tid is 0: nothing lies at or before it
+		rev, err = s.n.Load(ctx, oid, at)
+		return err
+	})
 	if errors.Is(err, index.ErrNoRevision) {
 		return nil, nil
 	}
@@ -122,6 +126,16 @@ func (s service) loadBefore(ctx context.Context, r *request) ([]byte, error) {
 	}
 	dst := make([]byte, 0, 20+len(rev.Data))
 	return appendBytes(u64(u64(dst, rev.Tid), rev.Next), rev.Data), nil
+}
+
+// newest reads at what is visible, but not behind last; anew if a pack passed that meanwhile, where no pin held it up.
+func (s service) newest(last zodb.Tid, read func(at zodb.Tid) error) error {
+	for {
+		at := min(last, s.n.Visible())
+		if err := read(at); at == last || !s.n.Overtaken(at) {
+			return err
+		}
+	}
 }
 
 func (s service) loadSerial(ctx context.Context, r *request) ([]byte, error) {
@@ -139,8 +153,13 @@ func (s service) prefetch(ctx context.Context, r *request) ([]byte, error) {
 }
 
 func (s service) loadMany(ctx context.Context, r *request) ([]byte, error) {
-	at := min(r.tid(), s.n.Visible())
-	revs, errs := s.n.LoadBatch(ctx, r.oids(), at)
+	at, oids := r.tid(), r.oids()
+	var revs []index.Revision
+	var errs []error
+	_ = s.newest(at, func(at zodb.Tid) error {
+		revs, errs = s.n.LoadBatch(ctx, oids, at)
+		return nil
+	})
 	var dst []byte
 	for i := range revs {
 		err := errs[i]
@@ -174,23 +193,38 @@ func (s service) loadRevisions(ctx context.Context, r *request) ([]byte, error) 
 
 func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 	oid, size := r.oid(), r.uint64()
-	revs, err := s.n.History(ctx, oid, int(min(size, 1<<31)))
-	if err != nil {
-		return nil, aboutOid(oid, fmt.Errorf("history of oid %s: %w", oid, err))
+	for {
+		dst, packed, err := s.readHistory(ctx, oid, int(min(size, 1<<31)))
+		if err != nil {
+			return nil, aboutOid(oid, fmt.Errorf("history of oid %s: %w", oid, err))
+		}
+		if !packed || len(dst) > 0 { // else all of it went, and newer revisions, if there are any, were not seen
+			return dst, nil
+		}
 	}
-	var dst []byte
+}
+
+// readHistory ends at the first revision that a pack took meanwhile, and all that is older with it: packed.
+func (s service) readHistory(ctx context.Context, oid zodb.Oid, size int) (dst []byte, packed bool, _ error) {
+	revs, err := s.n.History(ctx, oid, size)
+	if err != nil {
+		return nil, false, err
+	}
 	for _, rev := range revs {
 		hs, err := s.n.Transactions(ctx, rev.Tid, rev.Tid, 1)
 		if err != nil {
-			return nil, err
+			return nil, false, err
+		}
+		if len(hs) != 1 && rev.Tid <= s.n.Stats().Horizon {
+			return dst, true, nil
 		}
 		if len(hs) != 1 {
-			return nil, &index.Corrupt{Oid: oid, Tid: rev.Tid, Cause: errors.New("its transaction is missing")}
+			return nil, false, &index.Corrupt{Oid: oid, Tid: rev.Tid, Cause: errors.New("its transaction is missing")}
 		}
 		dst = u64(u64(dst, rev.Tid), uint64(rev.Size))
 		dst = appendFields(dst, &hs[0])
 	}
-	return dst, nil
+	return dst, false, nil
 }
 
 func appendFields(dst []byte, h *index.Header) []byte {

@@ -123,6 +123,39 @@ func TestStatusAndVerifyTellWhatIsThere(t *testing.T) {
 	}
 }
 
+func TestStatusCountsBlobsThatLieElsewhere(t *testing.T) {
+	root := t.TempDir()
+	dir, blobs := filepath.Join(root, "peer"), filepath.Join(root, "blobs")
+	n, err := node.Open(t.Context(), node.Config{Path: dir, BlobDir: blobs, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const large = 1 << 20
+	if err := os.WriteFile(filepath.Join(blobs, "a revision"), make([]byte, large), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := func() uint64 {
+		var st status
+		must(t, &st, "status", dir, "--json")
+		return st.DiskSize
+	}
+	if size() < large {
+		t.Errorf("a file of %d bytes is missing in %d", large, size())
+	}
+	if err := os.Rename(blobs, filepath.Join(dir, "blobs")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "blob-dir")); err != nil {
+		t.Fatal(err)
+	}
+	if s := size(); s < large || s >= 2*large {
+		t.Errorf("a file of %d bytes is counted as %d", large, s)
+	}
+}
+
 func TestDumpAndHistoryShowRevisions(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "peer")
 	tids := filled(t, dir)

@@ -86,7 +86,7 @@ func (a *app) statusCommand() *cobra.Command {
 		dir := args[0]
 		return a.inspect(c.Context(), dir, func(n *node.Node) error {
 			st := n.Stats()
-			disk, err := diskSize(dir)
+			disk, err := diskSize(dir, n.BlobDir())
 			if err != nil {
 				return fmt.Errorf("status: %w", err)
 			}
@@ -116,14 +116,27 @@ func (a *app) statusCommand() *cobra.Command {
 	}}
 }
 
-// diskSize is what the directory's files take. Files that vanish meanwhile (a compaction's input) count as nothing.
-func diskSize(dir string) (uint64, error) {
+// diskSize is what a peer's files take, also those of blobs that lie elsewhere.
+func diskSize(dir, blobs string) (uint64, error) {
 	dir, err := filepath.EvalSymlinks(dir) // WalkDir follows none
 	if err != nil {
 		return 0, err
 	}
+	if blobs, err = filepath.EvalSymlinks(blobs); err != nil {
+		return 0, err
+	}
+	total, err := sizeOf(dir)
+	if within, outside := filepath.Rel(dir, blobs); err != nil || outside == nil && filepath.IsLocal(within) {
+		return total, err
+	}
+	more, err := sizeOf(blobs)
+	return total + more, err
+}
+
+// sizeOf is what a directory's files take. Files that vanish meanwhile (a compaction's input) count as nothing.
+func sizeOf(dir string) (uint64, error) {
 	var total uint64
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			var info fs.FileInfo
 			if info, err = d.Info(); err == nil {

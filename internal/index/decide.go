@@ -24,7 +24,7 @@ func (h head) serial() zodb.Tid {
 type memory interface {
 	// head returns an object's newest revision.
 	head(oid zodb.Oid) (head, error)
-	// outcome returns the remembered outcome of a transaction.
+	// outcome returns the remembered outcome of a transaction, which no entry at floor or before can have.
 	outcome(id zodb.TxnID, floor Position) (Outcome, bool, error)
 	// lastDigest returns the digest of the last transaction with after < tid <= to, false if there is none.
 	lastDigest(after, to zodb.Tid) (zodb.Hash, bool, error)
@@ -80,10 +80,7 @@ func decide(s *state, m memory, pos Position, raw []byte, scratch []byte) (plan,
 		err := p.pack(s, m, &e)
 		return p, err
 	}
-	floor := Position(e.txn.Floor)
-	if e.kind == entryTombstone {
-		floor = pos // a tombstone may come late: it only ever forbids
-	}
+	floor := Position(e.txn.Floor) // 0 of a tombstone, which does not know it: its transaction may have been decided before this open
 	known, ok, err := m.outcome(e.txn.ID, floor)
 	switch {
 	case err != nil:

@@ -114,14 +114,6 @@ func isCommit(entry []byte) bool {
 // EntryTid is the tid in an entry made by AppendCommit.
 func EntryTid(entry []byte) zodb.Tid { return zodb.Tid(binary.BigEndian.Uint64(entry[entryHead+8:])) }
 
-// EntryTxnID returns the id that an entry carries.
-func EntryTxnID(entry []byte) (zodb.TxnID, error) {
-	if len(entry) < entryHead {
-		return zodb.TxnID{}, fmt.Errorf("%w: %d bytes", ErrEntry, len(entry))
-	}
-	return zodb.TxnID(entry[2:entryHead]), nil
-}
-
 func appendHead(dst []byte, k entryKind, id zodb.TxnID) []byte {
 	return append(append(dst, entryVersion, byte(k)), id[:]...)
 }

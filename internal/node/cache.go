@@ -210,7 +210,7 @@ func (c *recordCache) keep(tid zodb.Tid, writes []zodb.Write) {
 		}
 		s := c.shard(w.Oid)
 		s.mu.Lock()
-		if e, _ := s.find(w.Oid); e == nil || e.tid() < tid { // else a reader was faster
+		if e, _ := s.find(w.Oid); e == nil || e.tid() < tid || e.until() <= tid { // else a reader was faster
 			s.put(newHeader(w.Oid, tid, zodb.MaxTid, len(w.Data), 0), w.Data, c.limit)
 		}
 		s.mu.Unlock()

@@ -2,12 +2,14 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
+	"github.com/zodb-dht/zodb_dht/internal/replica"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -106,6 +108,30 @@ func TestAClosedCacheHasNothing(t *testing.T) {
 	readers.Wait()
 	if _, _, ok := c.get(1, 2, make([]byte, 100)); ok {
 		t.Error("a closed cache serves")
+	}
+}
+
+func TestATransactionThatIsTooOldIsSaidToBe(t *testing.T) {
+	if err := verdict(index.Outcome{Verdict: index.TooOld}); !errors.Is(err, ErrTooOld) || !errors.Is(err, replica.ErrVoteLost) {
+		t.Error(err)
+	}
+}
+
+// The rows of a transaction may be read ahead before it is applied.
+func TestWhatWasReadAheadOfItsApplyIsKept(t *testing.T) {
+	c := newRecordCache(8 << 20)
+	defer c.close()
+	data := content(1, 5, 100)
+	begun := c.beginAll()
+	c.fillAhead(&index.Revision{Oid: 1, Tid: 5, Data: data}, &begun)
+	buf := make([]byte, 100)
+	if _, _, ok := c.get(1, 4, buf); ok {
+		t.Error("a reader from before the transaction sees it")
+	}
+	c.applied(5, []zodb.Oid{1})
+	c.keep(5, []zodb.Write{{Oid: 1, Kind: zodb.WriteData, Data: data}})
+	if size, tid, ok := c.get(1, 5, buf); !ok || tid != 5 || !bytes.Equal(buf[:size], data) {
+		t.Error("what a transaction wrote is not kept", size, tid, ok)
 	}
 }
 

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -239,4 +240,47 @@ func TestAPinIsWaitedForUnlessItIsTheCallersOwn(t *testing.T) {
 	if _, err := n.LoadPinned(ctx, 0, first); !errors.As(err, &gone) || gone.At != first {
 		t.Fatal(err)
 	}
+}
+
+func TestAPinWhoseAnswerFailedIsAsItWas(t *testing.T) {
+	dir := t.TempDir()
+	n := open(t, dir)
+	first := commit(t, n, write(0, 0, "a"))
+	if err := n.Close(); err != nil { // the ring begins anew: what is older is read from the rows
+		t.Fatal(err)
+	}
+	n = open(t, dir, func(c *node.Config) { c.PackWait = node.Duration(time.Hour) })
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	const fails, held = 1, 2
+	if _, _, _, err := n.Pin(ctx, held, 0, ^zodb.Tid(0)); err != nil {
+		t.Fatal(err)
+	}
+	second := commit(t, n, write(0, first, "b"))
+	for _, reader := range []uint64{fails, held} {
+		if _, _, _, err := n.Pin(ended, reader, 0, first-1); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	waited := 0
+	packed(t, n, second, node.NoReferences, func(s node.PackStep) bool {
+		if s.Phase == "wait" && s.Total > 0 {
+			waited++
+			if s.Total != 1 {
+				t.Fatal("who never was told of a snapshot has one", s)
+			}
+			n.Unpin(held)
+		}
+		return false
+	})
+	if waited != 1 {
+		t.Fatalf("%d steps waited", waited)
+	}
+	third := commit(t, n, write(0, second, "c"))
+	packed(t, n, third, node.NoReferences, func(s node.PackStep) bool {
+		if s.Phase == "wait" && s.Total > 0 {
+			t.Fatal("who never was told of a snapshot has one", s)
+		}
+		return false
+	})
 }

@@ -29,13 +29,30 @@ func (n *Node) Pin(ctx context.Context, reader, thread uint64, prev zodb.Tid) (z
 	defer n.calls.RUnlock()
 	n.pins.mu.Lock()
 	now := n.Visible() // under the lock: a pack to here sees the pin, or the pin is not before it
+	was := n.pins.held[reader]
 	n.pins.held[reader] = pin{now, thread}
 	n.pins.tell()
 	n.pins.mu.Unlock()
 	if prev > zodb.MaxTid {
 		return now, nil, true, nil
 	}
-	return n.advance(ctx, prev, now)
+	now, changed, known, err := n.advance(ctx, prev, now)
+	if err != nil {
+		n.pins.restore(reader, was)
+	}
+	return now, changed, known, err
+}
+
+// restore puts a reader back to where he was: the zero pin is nowhere.
+func (p *pins) restore(reader uint64, was pin) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was == (pin{}) {
+		delete(p.held, reader)
+	} else {
+		p.held[reader] = was
+	}
+	p.tell()
 }
 
 // Unpin is Operations.Unpin.

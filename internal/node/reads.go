@@ -267,8 +267,8 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 	}
 	defer n.calls.RUnlock()
 	// What is committed, but not published, is not the reader's to see: such revisions come first and are asked for in addition.
-	visible := n.Visible()
 	for hidden := 0; ; {
+		visible := n.Visible()
 		revs, err := n.store.History(oid, size+hidden)
 		if err != nil {
 			return nil, err
@@ -278,6 +278,9 @@ func (n *Node) History(_ context.Context, oid zodb.Oid, size int) ([]index.Revis
 			first++
 		}
 		if first <= hidden {
+			if n.Overtaken(visible) { // what the reader would have seen was packed
+				continue
+			}
 			if revs = revs[first:]; len(revs) == 0 && size > 0 {
 				return nil, index.ErrNotFound
 			}
@@ -329,16 +332,21 @@ func (n *Node) Current(ctx context.Context, from zodb.Oid, limit int) (revs []in
 	if limit <= 0 {
 		return nil, nil
 	}
-	size := 0
-	err = n.store.Current(from, n.Visible(), func(rev index.Revision) bool {
-		revs = append(revs, rev)
-		size += rev.Size
-		return len(revs) < limit && size < currentBytes && ctx.Err() == nil
-	})
-	if err == nil {
-		err = ctx.Err()
+	for {
+		visible, size := n.Visible(), 0
+		revs = nil
+		err = n.store.Current(from, visible, func(rev index.Revision) bool {
+			revs = append(revs, rev)
+			size += rev.Size
+			return len(revs) < limit && size < currentBytes && ctx.Err() == nil
+		})
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || !n.Overtaken(visible) {
+			return revs, err
+		}
 	}
-	return revs, err
 }
 
 // Repeats is Operations.Repeats.
@@ -362,6 +370,10 @@ func (n *Node) Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Ti
 
 // Visible is Operations.Visible.
 func (n *Node) Visible() zodb.Tid { return zodb.Tid(n.visible.Load()) }
+
+// Overtaken tells whether what was read at a position that was visible, and that no pin held, has to be read anew: a pack has passed it, and
+// objects may lack there that exist now. It blocks nothing.
+func (n *Node) Overtaken(at zodb.Tid) bool { return at < n.store.Stats().Horizon && at < n.Visible() }
 
 // Recent tells whether Pin and Advance answer from memory what was written since prev.
 func (n *Node) Recent(prev zodb.Tid) bool {
@@ -401,7 +413,8 @@ func (n *Node) advance(ctx context.Context, prev, now zodb.Tid) (zodb.Tid, []ind
 
 // changesFromRows reads what the ring has forgotten, false if it names more than a reader wants to know.
 func (n *Node) changesFromRows(ctx context.Context, prev, now zodb.Tid) (txns []change, _ bool, err error) {
-	if prev < n.store.Stats().Horizon { // rows may be packed away that named a change
+	packed := func() bool { return prev < n.store.Stats().Horizon } // rows may be gone that named a change
+	if packed() {
 		return nil, false, nil
 	}
 	total := 0
@@ -413,7 +426,7 @@ func (n *Node) changesFromRows(ctx context.Context, prev, now zodb.Tid) (txns []
 	if err == nil {
 		err = ctx.Err()
 	}
-	return txns, total <= 4*maxChanges, err
+	return txns, total <= 4*maxChanges && !packed(), err // a pack may have come meanwhile
 }
 
 // Stats is Operations.Stats.

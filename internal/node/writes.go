@@ -158,10 +158,15 @@ func verdict(o index.Outcome) error {
 		return replica.ErrBehind
 	case index.Regressed:
 		return fmt.Errorf("tid %s: %w", o.Tid, ErrRegressed)
-	default: // Aborted, TooOld: nothing was written
+	case index.TooOld:
+		return fmt.Errorf("transaction %s: %w", o.TxnID, ErrTooOld)
+	default: // Aborted: nothing was written
 		return fmt.Errorf("transaction %s was refused (%d): %w", o.TxnID, o.Verdict, replica.ErrVoteLost)
 	}
 }
+
+// ErrTooOld says that a transaction was voted so long ago that it can't be told from one that is committed: it was refused.
+var ErrTooOld = fmt.Errorf("it was voted too long ago: %w", replica.ErrVoteLost)
 
 // ErrRegressed says that a restored transaction's tid does not rise above the last one.
 var ErrRegressed = errors.New("the tid does not rise above the last transaction's")

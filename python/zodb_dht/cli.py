@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def _main(arguments: list[str]) -> None:
 
         sys.exit(pack([a for n, a in enumerate(arguments) if n != arguments.index("pack")]))
     os.execv(program, ["zodb-dht", *arguments])
+
+
+def tell(result: str) -> None:
+    """Print what a verb of Python did. Where nobody reads it SIGPIPE ends the process, as the other verbs."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        print(result, flush=True)
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 if __name__ == "__main__":

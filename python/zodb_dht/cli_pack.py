@@ -14,6 +14,7 @@ from persistent.timestamp import TimeStamp
 from ZODB.serialize import referencesf
 
 from . import packing
+from .cli import tell
 from .errors import Corrupt, InDoubt, OptionError, Unavailable, Usage
 from .storage import DHTStorage
 
@@ -132,7 +133,7 @@ def main(arguments: list[str]) -> int:
     parsed = _arguments(arguments)
     try:
         doc = _pack(parsed)
-        print(json.dumps(doc, indent=2) if parsed.json else _line(doc), flush=True)
+        tell(json.dumps(doc, indent=2) if parsed.json else _line(doc))
     except KeyboardInterrupt:
         print("zodb-dht: pack: interrupted; the next pack or open goes on with what was begun", file=sys.stderr)
         return FAILED

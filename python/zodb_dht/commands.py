@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ZODB.utils import readable_tid_repr, z64
 
 from . import conversion, copying, history_free
+from .cli import tell
 from .conversion import Report
 from .errors import Corrupt, InDoubt, Unavailable, Usage
 from .places import open_place
@@ -165,5 +166,5 @@ def _convert(options: argparse.Namespace) -> int:
             f"zodb-dht: {copied.without_file} revisions of blobs have no file in the source, and have none in the copy",
             file=sys.stderr,
         )
-    print(json.dumps(document, indent=2) if options.json else "\n".join(lines))
+    tell(json.dumps(document, indent=2) if options.json else "\n".join(lines))
     return DONE

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,13 @@ def test_an_interrupt_while_modules_are_loaded_is_one_line(verb: str, peer: Path
         check=False,
     )
     assert (done.returncode, done.stderr) == (FAILED, "zodb-dht: interrupted\n"), done
+
+
+@pytest.mark.parametrize("verb", ["status", "pack", "pack --no-gc", "export"])
+def test_a_reader_that_left_ends_each_verb_by_sigpipe(verb: str, peer: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    more = [tmp_path / "copy"] if verb == "export" else []
+    with open(writer, "w") as stdout:
+        done = zodb_dht(*verb.split(), peer, *more, stdout=stdout)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")

@@ -300,6 +300,125 @@ def test_bad_arguments_are_type_or_value_errors(child: Child) -> None:
     assert child(ARGUMENTS) == "done\n"
 
 
+MEMORY = """\
+import _testcapi
+from zodb_dht import _core, DHTStorage
+from zodb_dht.errors import DHTError, POSKeyError
+
+node = DHTStorage("peer")._peer.node
+z64, one, two = b"\\0" * 8, b"\\0" * 7 + b"\\1", b"\\0" * 7 + b"\\2"
+
+def commit(name, data, base):
+    node.vote(name * 16, z64, 0, b"u", b"d", b"", [(one, base, data)], [])
+    return node.finish(name * 16, False)
+
+first = commit(b"1", b"a", z64)
+second = commit(b"2", b"b" * 40000, first)
+view = node.view()
+view.advance(())
+
+def pack():
+    node.pack_begin(first, True, False)
+    try:
+        node.pack_step(b"")
+    finally:
+        node.pack_end()
+
+calls = [
+    lambda: node.view(), lambda: node.view(b"x"), lambda: view.load(one), lambda: view.load(two), lambda: view.at,
+    lambda: view.load_before(one, b"\\x7f" * 8), lambda: node.view().advance([first]), lambda: view.prefetch([one]),
+    lambda: node.load_before(one, second), lambda: node.load_serial(one, second), lambda: node.load_serial(two, second),
+    lambda: node.load_many([one, two], second), lambda: node.load_many(iter([one]), b"short"),
+    lambda: node.load_revisions(one + first + one + second + two + first, 1 << 20, True),
+    lambda: node.history(one, 10), lambda: node.transactions(z64, second, 10),
+    lambda: node.transactions_backwards(z64, second, 10), lambda: node.current(z64, 10),
+    lambda: node.repeats(one + second), lambda: node.stats(), lambda: node.blob_dir(), lambda: node.last_tid(),
+    lambda: node.vote(b"c" * 16, z64, 0, b"", b"", b"", [(one, first, b"x"), (two, z64, b"")], [(two, z64)]),
+    lambda: node.finish(b"q" * 16, False), lambda: node.outcome(b"1" * 16), lambda: node.blob_file(one, first, False),
+    lambda: node.stage_blob(b"z" * 16, one, "nothing", False), lambda: _core.open("peer", "{}"), pack,
+]
+failed = 0
+for call in calls:
+    for allocation in range(20):
+        _testcapi.set_nomemory(allocation, allocation + 1)
+        try:
+            call()
+        except MemoryError:
+            failed += 1
+        except (DHTError, POSKeyError, ValueError):
+            pass
+        finally:
+            _testcapi.remove_mem_hooks()
+        node.abort(b"c" * 16)
+assert failed > len(calls), failed
+
+# What finish raises MemoryError of is not committed.
+data, name, outcomes = second, b"f" * 16, set()
+for allocation in range(3):
+    node.vote(name, z64, 0, b"", b"", b"", [(one, data, b"f")], [])
+    _testcapi.set_nomemory(allocation, allocation + 1)
+    try:
+        data = node.finish(name, False)
+        outcomes.add("done")
+        name = bytes([allocation]) * 16
+    except MemoryError:
+        _testcapi.remove_mem_hooks()
+        outcomes.add("failed")
+        assert node.last_tid() == data
+        node.abort(name)
+    finally:
+        _testcapi.remove_mem_hooks()
+assert outcomes == {"done", "failed"}, outcomes
+assert view.load(one) == (b"b" * 40000, second)
+print("done")
+"""
+
+
+def test_without_memory_each_call_says_so_and_the_peer_goes_on(child: Child) -> None:
+    pytest.importorskip("_testcapi")
+    assert child(MEMORY) == "done\n"
+
+
+ANY_BYTES = """\
+import os
+from zodb_dht import DHTStorage
+from zodb_dht.errors import Failed
+
+node = DHTStorage("peer")._peer.node
+try:
+    node.stage_blob(b"t" * 16, b"\\0" * 8, os.fsdecode(b"\\xffnone"), False)
+except Failed as e:
+    assert r"\\xffnone" in str(e), e
+    print("done")
+"""
+
+
+def test_an_error_names_a_path_of_any_bytes(child: Child) -> None:
+    assert child(ANY_BYTES) == "done\n"
+
+
+UNPUBLISHED = """\
+from zodb_dht import DHTStorage
+from zodb_dht.errors import ReadConflictError
+
+node = DHTStorage("peer")._peer.node
+oid, view = b"\\0" * 7 + b"\\1", node.view()
+node.vote(b"t" * 16, b"\\0" * 8, 0, b"", b"", b"", [(oid, b"\\0" * 8, b"data")], [])
+tid = node.finish(b"t" * 16, True)
+try:
+    view.load(oid)
+except ReadConflictError:
+    pass
+node.publish(tid)
+assert view.load(oid) == (b"data", tid)
+print("done")
+"""
+
+
+def test_what_is_not_published_is_no_revision_for_a_new_view(child: Child) -> None:
+    assert child(UNPUBLISHED) == "done\n"
+
+
 CLOSE = """\
 import threading
 from ZODB.utils import p64, z64

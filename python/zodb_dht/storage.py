@@ -53,6 +53,8 @@ class DHTStorage(Blobs):
     the same names, in component.xml.
     """
 
+    _open: Peer | None = None  # an open storage has one of its own
+
     def __new__(cls, *args: Any, shared: bool = Settings.shared, **options: Any) -> DHTStorage:
         kind: type[DHTStorage] = cls
         if cls is DHTStorage:
@@ -98,9 +100,9 @@ class DHTStorage(Blobs):
             }
         )
         super().__init__(settings)
-        self._open: Peer | None = Peer(open_node(settings), settings.path)
-        self.fshelper = self._open.fshelper
-        self._opened(self._open)
+        self._open = peer = Peer(open_node(settings), settings.path)
+        self.fshelper = peer.fshelper
+        self._opened(peer)
 
     # What calling the class takes; __new__ hides it from help().
     __signature__ = inspect.Signature(list(inspect.signature(__init__).parameters.values())[1:])
@@ -132,11 +134,13 @@ class DHTStorage(Blobs):
 
     def close(self) -> None:
         """Close the peer, or give it up if another root uses it. Closing twice is no error."""
-        for phase in list(self._phases.values()):
-            self.tpc_abort(phase.transaction)
-        peer, self._open = self._open, None
-        if peer is not None:
-            peer.close()
+        try:
+            for phase in list(self._phases.values()):
+                self.tpc_abort(phase.transaction)
+        finally:  # whatever an abort says
+            peer: Peer | None = self.__dict__.pop("_open", None)  # in one step: several threads may close
+            if peer is not None:
+                peer.close()
 
     def load(self, oid: bytes, version: str = "") -> Revision:
         """The newest revision. Not IMVCCStorage's snapshot: that is the views'."""

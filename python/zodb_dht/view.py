@@ -65,10 +65,12 @@ class DHTView(Blobs):
 
     def release(self) -> None:
         """Drop the snapshot and what is not committed."""
-        for phase in list(self._phases.values()):
-            self.tpc_abort(phase.transaction)
-        self._released = True
-        self._view = None
+        try:
+            for phase in list(self._phases.values()):
+                self.tpc_abort(phase.transaction)
+        finally:  # whatever an abort says
+            self._released = True
+            self._view = None
 
     def close(self) -> None:
         self.release()

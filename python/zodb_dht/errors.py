@@ -158,7 +158,7 @@ class Packing(DHTError):
 
 
 class NotAPeerDirectory(DHTError):
-    """The path is a file, or a directory of something else, or there is nothing and `create` is off, or `read_only` on."""
+    """The path is a file, or a directory of something else, or there is nothing and `create` is off (`read_only`)."""
 
 
 class PermissionDenied(DHTError):

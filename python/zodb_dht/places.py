@@ -66,10 +66,35 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
 
     if blob_dir is not None and not write and not os.path.isdir(blob_dir):  # it would be made
         raise OptionError(f"--blob-dir: {blob_dir}: there is no such directory")
+    marker = None if blob_dir is None or not write else Path(blob_dir, ".layout")
     try:
-        return FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
+        if marker is not None and _emptied(marker):
+            marker.write_text("bushy")  # what it said; removed, ZODB would take the other layout
+        storage = FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
     except Exception as e:  # damage has many classes, some of them that of a wrong value
         raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {e}") from e
+    if marker is not None:
+        try:
+            _sync(marker)
+            _sync(marker.parent)
+        except BaseException:
+            storage.close()
+            raise
+    return storage
+
+
+def _emptied(marker: Path) -> bool:
+    """Whether a loss of power emptied the marker of a directory that has no blobs yet: ZODB does not sync it."""
+    unused = marker.is_file() and {p.name for p in marker.parent.iterdir()} <= {marker.name, "tmp"}
+    return unused and marker.stat().st_size == 0
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 READ_ONLY = {"file": "read_only=1", "zeo": "read_only=1", "dht": "read-only=on&create=off"}

@@ -119,11 +119,11 @@ def test_a_zconfig_file_says_where_its_blobs_are(site: Path, tmp_path: Path, cap
     assert contents(data_fs(tmp_path / "Back.fs", tmp_path / "back")) == contents(data_fs(site, tmp_path / "blobs"))
 
 
-def test_a_marker_that_a_loss_of_power_emptied_is_written_again(site: Path, tmp_path: Path) -> None:
+def test_a_marker_that_a_loss_of_power_emptied_is_written_again(site: Path, tmp_path: Path, capsys: Capture) -> None:
     blobs, peer, back = tmp_path / "blobs", tmp_path / "peer", tmp_path / "Back.fs"
-    assert run(["import", str(site), str(peer), "--blob-dir", str(blobs)]) == 0
+    assert run(capsys, "import", site, peer, "--blob-dir", blobs)[0] == 0
     (tmp_path / "back" / "tmp").mkdir(parents=True)
     marker = tmp_path / "back" / ".layout"
     marker.touch()
-    assert run(["export", str(peer), str(back), "--blob-dir", str(tmp_path / "back"), "--verify"]) == 0
+    assert run(capsys, "export", peer, back, "--blob-dir", marker.parent, "--verify")[0] == 0
     assert marker.read_text() == "bushy"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 
 	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -109,6 +110,7 @@ func codes() []struct {
 		{"not_a_directory", is(node.ErrNotDirectory)},
 		{"no_peer", is(node.ErrNoPeer)},
 		{"permission", is(node.ErrPermission)},
+		{"permission", is(fs.ErrPermission)},
 		{"usage", is(node.ErrUsage)},
 		{"usage", is(node.ErrID)},
 		{"usage", is(blob.ErrForeign)},

@@ -20,6 +20,9 @@ type Revision struct {
 // whose deletion, and this, are repeated, and never a file without a row. References stay while another revision or a staged
 // file has the same content. What is not there any more is no error.
 func (d *Dir) Remove(ctx context.Context, revs []Revision) error {
+	if err := d.there(); err != nil {
+		return fmt.Errorf("remove blobs: %w", err)
+	}
 	gone := make(map[zodb.Hash]map[Revision]bool)
 	for _, rev := range revs {
 		if err := removeIfThere(d.Path(rev.Oid, rev.Tid)); err != nil {

@@ -9,13 +9,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// Look returns the name of a committed file after a look at its length: *index.Corrupt if it is missing or has another one.
+// Look returns the name of a committed file after a look at its length: *index.Corrupt if it is missing or has another one. An error of the
+// process, such as a missing permission, is no damage.
 func (d *Dir) Look(oid zodb.Oid, tid zodb.Tid, want zodb.Blob) (string, error) {
 	name := d.Path(oid, tid)
 	info, err := os.Stat(name)
@@ -26,9 +28,19 @@ func (d *Dir) Look(oid zodb.Oid, tid zodb.Tid, want zodb.Blob) (string, error) {
 		err = fmt.Errorf("it has %d bytes, not %d", info.Size(), want.Size)
 	}
 	if err != nil {
-		return "", &index.Corrupt{Oid: oid, Tid: tid, Blob: want, File: name, Cause: err}
+		return "", damage(oid, tid, want, name, err)
 	}
 	return name, nil
+}
+
+// damage tells what is wrong with a file from what is wrong with the process that reads it.
+func damage(oid zodb.Oid, tid zodb.Tid, want zodb.Blob, name string, err error) error {
+	for _, ours := range []error{fs.ErrPermission, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, ours) {
+			return fmt.Errorf("the blob of oid %s at tid %s: %w", oid, tid, err)
+		}
+	}
+	return &index.Corrupt{Oid: oid, Tid: tid, Blob: want, File: name, Cause: err}
 }
 
 // Check reads a committed file to its end: *index.Corrupt unless it is what its root CID names.
@@ -45,7 +57,7 @@ func (d *Dir) Check(ctx context.Context, oid zodb.Oid, tid zodb.Tid, want zodb.B
 		err = fmt.Errorf("its bytes have %s: %w", got.CID(), block.ErrMismatch)
 	}
 	if err != nil {
-		return &index.Corrupt{Oid: oid, Tid: tid, Blob: want, File: name, Cause: err}
+		return damage(oid, tid, want, name, err)
 	}
 	return nil
 }

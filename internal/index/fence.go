@@ -29,6 +29,7 @@ type fence struct {
 	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
 	broken  func(error)
 	park    func(error)
+	place   place
 	names   names
 	options options
 	held    held
@@ -42,7 +43,12 @@ func (f *fence) MaybeError(op errorfs.Op) error {
 	if f.down.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 		return fmt.Errorf("%s is left as it is: %w", op.Path, ErrBroken)
 	}
-	return nil
+	switch op.Kind {
+	case errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpRemove, errorfs.OpRename, errorfs.OpLink:
+		return f.place.check(f.broken)
+	default:
+		return nil
+	}
 }
 
 // wrap puts the fence around fsys.

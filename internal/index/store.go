@@ -173,6 +173,8 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
 	s.fence.broken, s.fence.park = log.broken, log.park
 	s.fence.fell, s.fence.ending = make(chan struct{}), make(chan struct{})
+	s.fence.place.dir = cfg.Dir
+	_ = s.fence.place.check(log.broken) // notes what is there
 	wrapped := s.fence.wrap(cfg.FS)
 	s.fence.held.begin(wrapped.FS, cfg.Dir, names)
 	opts := &pebble.Options{
@@ -351,7 +353,7 @@ func (s *Store) Abandon() { s.abandon() }
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	s.settling.Wait()
-	if !s.broken.Load() {
+	if !s.broken.Load() && s.fence.place.check(s.fence.broken) == nil {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn
 		var flushed <-chan struct{}
@@ -370,7 +372,7 @@ func (s *Store) takeDown() error {
 			s.fence.left.Store(!copying)
 			idle := err == nil && s.db.Metrics().WAL.BytesIn == written
 			s.fence.spent.Store(idle)
-			if err = errors.Join(err, s.db.Close()); err == nil && idle {
+			if err = errors.Join(err, s.db.Close()); err == nil && idle && s.fence.place.check(s.fence.broken) == nil {
 				s.fence.shed(s.fs, s.dir)
 				s.leave()
 			}

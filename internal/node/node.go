@@ -107,7 +107,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
 	if err != nil {
-		return err
+		return openError(n.dir.database(), err)
 	}
 	n.started.Store(true)
 	if err := n.Broken(); err != nil { // while it started

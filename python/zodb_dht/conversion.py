@@ -247,9 +247,11 @@ def _copy_of_blob(source: Any, destination: Any, record: Any, report: Report) ->
         raise OptionError(f"oid {oid_repr(record.oid)} is a blob: {destination.getName()} can't take it with its tid")
     handle, name = tempfile.mkstemp(dir=destination.temporaryDirectory())
     copy = str(name)
-    os.close(handle)
     try:
-        shutil.copyfile(original, copy)
+        with open(handle, "wb") as to, open(original, "rb") as of:
+            shutil.copyfileobj(of, to, 1 << 20)
+            to.flush()
+            os.fsync(to.fileno())  # a FileStorage syncs its transaction, not the file: a loss of power would empty it
     except BaseException:
         os.remove(copy)
         raise

@@ -76,7 +76,36 @@ def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
 
     if blob_dir is not None and not write and not os.path.isdir(blob_dir):  # it would be made
         raise OptionError(f"--blob-dir: {blob_dir}: there is no such directory")
-    return _opened(place, lambda: FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir))
+    marker = None if blob_dir is None or not write else Path(blob_dir, ".layout")
+
+    def open_it() -> Any:
+        if marker is not None and _emptied(marker):
+            marker.write_text("bushy")  # what it said; removed, ZODB would take the other layout
+        return FileStorage(os.path.abspath(place), read_only=not write, blob_dir=blob_dir)
+
+    storage = _opened(place, open_it)
+    if marker is not None:
+        try:
+            _sync(marker)
+            _sync(marker.parent)
+        except BaseException:
+            storage.close()
+            raise
+    return storage
+
+
+def _emptied(marker: Path) -> bool:
+    """Whether a loss of power emptied the marker of a directory that has no blobs yet: ZODB does not sync it."""
+    unused = marker.is_file() and {p.name for p in marker.parent.iterdir()} <= {marker.name, "tmp"}
+    return unused and marker.stat().st_size == 0
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _opened(place: str, factory: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The process of test_blobs_kill.py: `blob_committer.py DIR SEED POINT`, stores blobs until it is killed.
+"""The process of test_blobs_kill.py: `blob_committer.py DIR SEED POINT [BLOBS]`, stores blobs until it is killed.
 
 POINT says where it kills itself after a few commits, or "anywhere": then the parent does. Says "open", "begin N" before
 each transaction and "done N TID" after it, one write(2) a line.
@@ -56,8 +56,8 @@ def transaction(storage: DHTStorage, seed: int, n: int, point: str) -> None:
     say(f"done {n} {tid.hex()}")
 
 
-def main(path: str, seed: int, point: str) -> None:
-    storage = DHTStorage(path)
+def main(path: str, seed: int, point: str, blob_dir: str | None = None) -> None:
+    storage = DHTStorage(path, blob_dir=blob_dir)
     say("open")
     first = n = len(list(storage.iterator()))
     while True:
@@ -66,4 +66,4 @@ def main(path: str, seed: int, point: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

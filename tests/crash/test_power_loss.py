@@ -7,7 +7,9 @@ ZODB_DHT_SEED replays the draws.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -23,6 +25,7 @@ from pathlib import Path
 import pytest
 from blob_committer import content
 from test_kill import THREADS, Heard, check
+from test_kill_import import SLOW, TRANSACTIONS, fill
 from ZODB.utils import p64
 from zodb_dht import DHTStorage
 
@@ -63,9 +66,9 @@ class Disk:
         self.mount()
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path / "image", tmp_path / "disk")
+@contextlib.contextmanager
+def mounted(at: Path) -> Iterator[Disk]:
+    disk = Disk(at.with_suffix(".image"), at)
     try:
         disk.make()
     except (OSError, subprocess.CalledProcessError) as e:
@@ -74,21 +77,29 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "--lazy", str(disk.at)], check=True)
 
 
-def lines_until(disk: Disk, draw: random.Random, script: str, *args: str) -> list[str]:
-    """What a script said until the power went, at a drawn moment behind a drawn line."""
-    last, delay, said = draw.randrange(1, 60), draw.random() * 0.02, []
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
+
+
+def lines_until(
+    disks: list[Disk], draw: random.Random, command: list[str], lines: int = 60, *, may_end: bool = False
+) -> list[str]:
+    """What a command said until the power went, at a drawn moment behind a drawn line, or until it ended."""
+    last, delay, said = draw.randrange(1, lines), draw.random() * 0.02, []
+    disks = draw.sample(disks, len(disks))
     with (
         tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            [sys.executable, str(HERE / script), *args], stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as child,
+        subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=errors, text=True) as child,
     ):
         assert child.stdout is not None
         cut = threading.Event()
 
         def end() -> None:
-            disk.cut()
-            cut.set()
+            for disk in disks:
+                disk.cut()
+                cut.set()  # what is said behind the first one's end is not counted
             child.kill()
 
         timer = threading.Timer(delay, end)
@@ -99,8 +110,10 @@ def lines_until(disk: Disk, draw: random.Random, script: str, *args: str) -> lis
                 said.append(line)
         if not timer.is_alive() and not cut.is_set():
             errors.seek(0)
-            raise AssertionError(f"{script} ended by itself after {said[-1:]}: {errors.read()}")
-        timer.join()
+            assert may_end and child.wait() == 0, f"{command[0]} ended by itself after {said[-1:]}: {errors.read()}"
+            end()
+        elif timer.is_alive():
+            timer.join()
     return said
 
 
@@ -109,7 +122,9 @@ def test_what_commit_returned_for_outlives_the_power(disk: Disk) -> None:
     print(f"replay the draws with ZODB_DHT_SEED={seed}")
     draw, heard, untold = random.Random(seed), Heard(), 0
     for _ in range(ROUNDS):
-        for line in lines_until(disk, draw, "committer.py", str(disk.at / "peer"), str(seed), str(THREADS)):
+        for line in lines_until(
+            [disk], draw, [str(HERE / "committer.py"), str(disk.at / "peer"), str(seed), str(THREADS)]
+        ):
             words = line.split()
             if words[0] == "begin":
                 heard.begun.add((int(words[1]), int(words[2])))
@@ -123,27 +138,100 @@ def test_what_commit_returned_for_outlives_the_power(disk: Disk) -> None:
     assert heard.done, "no commit in any round: nothing was shown"
 
 
-def test_blobs_outlive_the_power(disk: Disk) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_blobs_outlive_the_power(disk: Disk, tmp_path: Path, apart: bool) -> None:
+    """apart: the blobs are on a disk of their own, whose journal knows nothing of the log's."""
     seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
     print(f"replay the draws with ZODB_DHT_SEED={seed}")
     draw, done = random.Random(seed), 0
-    for n in range(ROUNDS):
-        peer = disk.at / f"peer {n // 2}"  # a new one, then one that was cut off before
-        told = {}
-        for line in lines_until(disk, draw, "blob_committer.py", str(peer), str(seed), ""):
-            words = line.split()
-            if words[0] == "done":
-                told[int(words[1])] = bytes.fromhex(words[2])
-        done += len(told)
-        disk.back()
-        storage = DHTStorage(peer)
-        try:
-            for k, tid in told.items():
-                for oid in (2 * k + 1, 2 * k + 2):
-                    with storage.openCommittedBlobFile(p64(oid), tid) as f:
-                        assert f.read() == content(seed, oid)
-        finally:
-            storage.close()
-        if n % 2:
-            shutil.rmtree(peer)
+    with contextlib.ExitStack() as stack:
+        disks = [disk, stack.enter_context(mounted(tmp_path / "blobs"))] if apart else [disk]
+        for n in range(ROUNDS):
+            peer = disk.at / f"peer {n // 2}"  # a new one, then one that was cut off before
+            blobs = tmp_path / "blobs" / f"of {n // 2}" if apart else peer / "blobs"
+            committer = [str(HERE / "blob_committer.py"), str(peer), str(seed), ""]
+            told = {}
+            for line in lines_until(disks, draw, [*committer, str(blobs)] if apart else committer):
+                words = line.split()
+                if words[0] == "done":
+                    told[int(words[1])] = bytes.fromhex(words[2])
+            done += len(told)
+            for each in disks:
+                each.back()
+            whole(peer, blobs, seed, told)
+            if n % 2:
+                shutil.rmtree(peer)
+                shutil.rmtree(blobs, ignore_errors=True)
     assert done, "no blob in any round: nothing was shown"
+
+
+def whole(peer: Path, blobs: Path, seed: int, told: dict[int, bytes]) -> None:
+    storage = DHTStorage(peer)
+    try:
+        assert not told or storage.fshelper.base_dir.rstrip("/") == str(blobs)
+        for k, tid in told.items():
+            for oid in (2 * k + 1, 2 * k + 2):
+                with storage.openCommittedBlobFile(p64(oid), tid) as f:
+                    assert f.read() == content(seed, oid)
+    finally:
+        storage.close()
+    if told:
+        verified = subprocess.run(
+            [sys.executable, "-m", "zodb_dht.cli", "verify", "--json", str(peer)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert verified.returncode == 0, verified
+        assert json.loads(verified.stdout)["orphans"] == [], verified
+
+
+def test_an_import_goes_on_after_a_loss_of_power(disk: Disk, tmp_path: Path) -> None:
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw = random.Random(seed)
+    source, peer = tmp_path / "Data.fs", disk.at / "peer"
+    blobs = fill(source, draw)
+    arguments = ["import", str(source), str(peer), "--blob-dir", f"{source}.blobs"]
+    for _ in range(ROUNDS):
+        lines_until([disk], draw, ["-c", SLOW, *arguments], TRANSACTIONS, may_end=True)
+        disk.back()
+    done = subprocess.run(
+        [sys.executable, "-m", "zodb_dht.cli", *arguments, "--verify", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    document = json.loads(done.stdout)
+    assert document["already_there"] > 0, "each loss came before anything was durable: nothing was shown"
+    assert document["verified"]["transactions"] == TRANSACTIONS
+    assert document["verified"]["blobs"] == blobs
+    files = [p for p in (peer / "blobs").rglob("*") if p.is_file() and not p.name.startswith(".")]
+    assert len(files) == blobs, "a file without its transaction was left"
+
+
+def test_an_export_goes_on_after_a_loss_of_power(disk: Disk, tmp_path: Path) -> None:
+    """What the Data.fs has by then it has whole, with its blobs."""
+    seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
+    print(f"replay the draws with ZODB_DHT_SEED={seed}")
+    draw = random.Random(seed)
+    source, peer = tmp_path / "Data.fs", tmp_path / "peer"
+    blobs = fill(source, draw)
+    command = [sys.executable, "-m", "zodb_dht.cli"]
+    subprocess.run([*command, "import", str(source), str(peer), "--blob-dir", f"{source}.blobs"], check=True)
+    there = 0
+    for n in range(max(ROUNDS // 2, 1)):
+        back = disk.at / f"Back {n}.fs"
+        arguments = ["export", str(peer), str(back), "--blob-dir", f"{back}.blobs"]
+        lines_until([disk], draw, ["-c", SLOW, *arguments], TRANSACTIONS, may_end=True)
+        disk.back()
+        done = subprocess.run([*command, *arguments, "--verify", "--json"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        document = json.loads(done.stdout)
+        there += document["already_there"]
+        assert document["verified"]["transactions"] == TRANSACTIONS
+        assert document["verified"]["blobs"] == blobs
+        back.unlink()
+        shutil.rmtree(f"{back}.blobs")
+    assert there, "each loss came before anything was durable: nothing was shown"

@@ -117,3 +117,13 @@ def test_a_zconfig_file_says_where_its_blobs_are(site: Path, tmp_path: Path, cap
     assert run(capsys, "import", conf, tmp_path / "peer", "--verify")[0] == 0
     assert run(capsys, "export", tmp_path / "peer", back, "--verify")[0] == 0
     assert contents(data_fs(tmp_path / "Back.fs", tmp_path / "back")) == contents(data_fs(site, tmp_path / "blobs"))
+
+
+def test_a_marker_that_a_loss_of_power_emptied_is_written_again(site: Path, tmp_path: Path, capsys: Capture) -> None:
+    blobs, peer, back = tmp_path / "blobs", tmp_path / "peer", tmp_path / "Back.fs"
+    assert run(capsys, "import", site, peer, "--blob-dir", blobs)[0] == 0
+    (tmp_path / "back" / "tmp").mkdir(parents=True)
+    marker = tmp_path / "back" / ".layout"
+    marker.touch()
+    assert run(capsys, "export", peer, back, "--blob-dir", marker.parent, "--verify")[0] == 0
+    assert marker.read_text() == "bushy"

@@ -29,7 +29,7 @@ type fence struct {
 	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
 	broken  func(error)
 	park    func(error)
-	place   place
+	there   func() error // Config.There
 	names   names
 	options options
 	held    held
@@ -45,10 +45,22 @@ func (f *fence) MaybeError(op errorfs.Op) error {
 	}
 	switch op.Kind {
 	case errorfs.OpCreate, errorfs.OpReuseForWrite, errorfs.OpRemove, errorfs.OpRename, errorfs.OpLink:
-		return f.place.check(f.broken)
+		return f.check()
 	default:
 		return nil
 	}
+}
+
+// check says whether the directory is still there.
+func (f *fence) check() error {
+	if f.there == nil {
+		return nil
+	}
+	err := f.there()
+	if err != nil {
+		f.broken(err)
+	}
+	return err
 }
 
 // wrap puts the fence around fsys.

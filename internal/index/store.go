@@ -39,8 +39,14 @@ type Config struct {
 	// Sweeping is called with the revisions of blobs whose rows a sweep is about to delete: their files go before them. It is
 	// called again for what a crash took back. nil: there are no files.
 	Sweeping func(ctx context.Context, revs []Revision) error
-	Logger   *slog.Logger
+	// There is asked before a name in Dir is made, replaced or removed, from any goroutine; its error is Broken's, and nothing is done. It is
+	// asked once before Dir is opened. nil: Dir stays where it is.
+	There  func() error
+	Logger *slog.Logger
 }
+
+// ErrMoved says that a directory is not any more where it was opened.
+var ErrMoved = errors.New("it was moved, removed or replaced while it was open; end this process, nothing is written there any more")
 
 const (
 	defaultBlockCache = 64 << 20
@@ -173,8 +179,8 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 	s.abandon = func() { log.once.Do(func() { close(log.parked) }) }
 	s.fence.broken, s.fence.park = log.broken, log.park
 	s.fence.fell, s.fence.ending = make(chan struct{}), make(chan struct{})
-	s.fence.place.dir = cfg.Dir
-	_ = s.fence.place.check(log.broken) // notes what is there
+	s.fence.there = cfg.There
+	_ = s.fence.check()
 	wrapped := s.fence.wrap(cfg.FS)
 	s.fence.held.begin(wrapped.FS, cfg.Dir, names)
 	opts := &pebble.Options{
@@ -353,7 +359,7 @@ func (s *Store) Abandon() { s.abandon() }
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	s.settling.Wait()
-	if !s.broken.Load() && s.fence.place.check(s.fence.broken) == nil {
+	if !s.broken.Load() && s.fence.check() == nil {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn
 		var flushed <-chan struct{}
@@ -372,7 +378,7 @@ func (s *Store) takeDown() error {
 			s.fence.left.Store(!copying)
 			idle := err == nil && s.db.Metrics().WAL.BytesIn == written
 			s.fence.spent.Store(idle)
-			if err = errors.Join(err, s.db.Close()); err == nil && idle && s.fence.place.check(s.fence.broken) == nil {
+			if err = errors.Join(err, s.db.Close()); err == nil && idle && s.fence.check() == nil {
 				s.fence.shed(s.fs, s.dir)
 				s.leave()
 			}

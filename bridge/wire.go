@@ -206,6 +206,7 @@ func (s service) history(ctx context.Context, r *request) ([]byte, error) {
 
 // readHistory ends at the first revision that a pack took meanwhile, and all that is older with it: packed.
 func (s service) readHistory(ctx context.Context, oid zodb.Oid, size int) (dst []byte, packed bool, _ error) {
+	horizon := s.n.Stats().Horizon
 	revs, err := s.n.History(ctx, oid, size)
 	if err != nil {
 		return nil, false, err
@@ -215,7 +216,7 @@ func (s service) readHistory(ctx context.Context, oid zodb.Oid, size int) (dst [
 		if err != nil {
 			return nil, false, err
 		}
-		if len(hs) != 1 && rev.Tid <= s.n.Stats().Horizon {
+		if now := s.n.Stats().Horizon; len(hs) != 1 && now > horizon && rev.Tid <= now {
 			return dst, true, nil
 		}
 		if len(hs) != 1 {

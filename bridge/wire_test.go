@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/node"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
@@ -78,5 +82,48 @@ func TestTheNewestIsFoundBesideCommitsAndPacks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// What is missing though no pack came is damage: nobody waits for a pack that took it.
+func TestAMissingTransactionBelowTheHorizonIsDamage(t *testing.T) {
+	ctx, path := t.Context(), filepath.Join(t.TempDir(), "peer")
+	n, err := node.Open(ctx, node.Config{Path: path, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := []byte("data")
+	x := &zodb.Txn{ID: zodb.TxnID{1}, Writes: []zodb.Write{{Oid: 1, Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}}}
+	if _, err := n.Vote(ctx, x); err != nil {
+		t.Fatal(err)
+	}
+	tid, err := n.Finish(ctx, x.ID, false)
+	if err == nil {
+		_, err = n.PackBegin(ctx, zodb.MaxTid, node.NoReferences, 0)
+	}
+	for step := (node.PackStep{}); err == nil && !step.Finished; {
+		step, err = n.PackStep(ctx, nil)
+	}
+	if err = errors.Join(err, n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := index.Open(index.Config{Dir: filepath.Join(path, "db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(rows.DB().Delete(append([]byte("t"), tid.Bytes()...), pebble.Sync), rows.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err = node.Open(ctx, node.Config{Path: path}); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if n.Stats().Horizon < tid {
+		t.Fatal("nothing was packed")
+	}
+	var damage *index.Corrupt
+	b, err := service{n}.history(ctx, &request{b: binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 1), 10)})
+	if !errors.As(err, &damage) || damage.Tid != tid {
+		t.Error(b, err)
 	}
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
-	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -55,7 +54,7 @@ var ErrInUse = errors.New("another open peer uses this blob directory")
 // Dir is one peer's blob directory, locked.
 type Dir struct {
 	path  string
-	was   fs.FileInfo // of path, when it was locked
+	at    Place // of path, from when it was locked
 	lock  *flock.Flock
 	refs  *Refs
 	run   context.Context //nolint:containedctx // ends with Close: the context of what Stage starts
@@ -104,8 +103,8 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	if ok, err := d.lock.TryLock(); err != nil || !ok {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrInUse), err)
 	}
-	d.was, err = os.Stat(path)
-	if err := errors.Join(err, d.takeStock()); err != nil {
+	d.at.Path = path
+	if err := errors.Join(d.at.There(), d.takeStock()); err != nil {
 		return nil, errors.Join(err, d.lock.Close())
 	}
 	refs.path = d.Path
@@ -224,14 +223,6 @@ func (d *Dir) takeStock() error {
 		d.add(id, oid, s)
 	}
 	return nil
-}
-
-// there is asked before files come to or go from the directory: another one that was put there meanwhile is not ours. index.ErrMoved.
-func (d *Dir) there() error {
-	if now, err := os.Stat(d.path); err == nil && !os.SameFile(d.was, now) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", d.path, index.ErrMoved)
-	}
-	return nil // what else is wrong, the operation itself tells
 }
 
 // Root is the directory.

@@ -20,7 +20,7 @@ type Revision struct {
 // whose deletion, and this, are repeated, and never a file without a row. References stay while another revision or a staged
 // file has the same content. What is not there any more is no error.
 func (d *Dir) Remove(ctx context.Context, revs []Revision) error {
-	if err := d.there(); err != nil {
+	if err := d.at.There(); err != nil {
 		return fmt.Errorf("remove blobs: %w", err)
 	}
 	gone := make(map[zodb.Hash]map[Revision]bool)

@@ -52,7 +52,7 @@ func parseStaged(name string) (id zodb.TxnID, oid zodb.Oid, err error) {
 // that was staged before for the same object is replaced.
 func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
 	s := &staged{name: filepath.Join(d.path, stagedDir, stagedName(id, oid)), done: make(chan struct{})}
-	if err := d.there(); err != nil {
+	if err := d.at.There(); err != nil {
 		return fmt.Errorf("stage the blob of oid %s: %w", oid, err)
 	}
 	if err := d.drop(d.take(id, oid)); err != nil {
@@ -209,7 +209,7 @@ func (d *Dir) Commit(id zodb.TxnID, tid zodb.Tid) error {
 
 // place renames a staged file. Its directory is there unless another transaction for the same object was discarded meanwhile.
 func (d *Dir) place(name string, oid zodb.Oid, tid zodb.Tid) error {
-	if err := d.there(); err != nil {
+	if err := d.at.There(); err != nil {
 		return err
 	}
 	to := d.Path(oid, tid)

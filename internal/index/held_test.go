@@ -9,25 +9,13 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/zodb-dht/zodb_dht/internal/index"
 )
 
 // A process that ends in an open after a crash, before its files have their names, leaves drafts: the next open removes them.
 func TestTheDraftsOfAnOpenThatCrashedAreRemoved(t *testing.T) {
-	mem := vfs.NewCrashableMem()
-	s := openOn(t, mem)
-	set(t, s, "/a", "1")
-	killed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
-	shut(t, s)
-
-	free := make(chan struct{})
-	s = openOn(t, errorfs.Wrap(killed, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		switch op.Kind {
-		case errorfs.OpFileSync, errorfs.OpFileSyncData:
-			<-free
-		default:
-		}
-		return nil
-	})))
+	s, killed, free := openBeforeItsSyncs(t)
 	again := killed.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
 	close(free)
 	shut(t, s)
@@ -39,6 +27,25 @@ func TestTheDraftsOfAnOpenThatCrashedAreRemoved(t *testing.T) {
 	if left := drafts(t, again); len(left) > 0 {
 		t.Errorf("left %q", left)
 	}
+}
+
+// openBeforeItsSyncs opens what a killed process left, and holds every sync back until free is closed. "/a" is "1" there.
+func openBeforeItsSyncs(t *testing.T) (s *index.Store, killed *vfs.MemFS, free chan struct{}) {
+	t.Helper()
+	mem := vfs.NewCrashableMem()
+	s = openOn(t, mem)
+	set(t, s, "/a", "1")
+	killed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
+	shut(t, s)
+	free = make(chan struct{})
+	return openOn(t, errorfs.Wrap(killed, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		switch op.Kind {
+		case errorfs.OpFileSync, errorfs.OpFileSyncData:
+			<-free
+		default:
+		}
+		return nil
+	}))), killed, free
 }
 
 func drafts(t *testing.T, fs vfs.FS) []string {
@@ -122,21 +129,7 @@ func TestACrashInAnOpenAfterACrashLosesNothing(t *testing.T) {
 
 // An open after a crash waits for no sync; a close, which does, leaves what any other leaves.
 func TestAnOpenAfterACrashSyncsNothing(t *testing.T) {
-	mem := vfs.NewCrashableMem()
-	s := openOn(t, mem)
-	set(t, s, "/a", "1")
-	killed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
-	shut(t, s)
-
-	free := make(chan struct{})
-	s = openOn(t, errorfs.Wrap(killed, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		switch op.Kind {
-		case errorfs.OpFileSync, errorfs.OpFileSyncData:
-			<-free
-		default:
-		}
-		return nil
-	})))
+	s, killed, free := openBeforeItsSyncs(t)
 	_, closer, err := s.DB().Get([]byte("/a"))
 	if err != nil {
 		t.Fatal(err)

@@ -81,10 +81,10 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 }
 
 func (n *Node) start(ctx context.Context) (err error) {
-	at := place{dir: n.dir.database()}
+	at := blob.Place{Path: n.dir.database()}
 	n.store, err = index.Open(index.Config{
 		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4, Resting: true,
-		Broken: n.Poison, Sweeping: n.removeBlobs, There: at.there, Logger: n.cfg.Logger,
+		Broken: n.Poison, Sweeping: n.removeBlobs, There: at.There, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		n.held = errors.Is(err, index.ErrHeld)

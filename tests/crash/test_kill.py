@@ -32,6 +32,15 @@ class Heard:
     done: dict[tuple[int, int], bytes] = field(default_factory=dict)
     undone: set[bytes] = field(default_factory=set)
 
+    def hear(self, line: str) -> None:
+        words = line.split()
+        if words[0] == "begin":
+            self.begun.add((int(words[1]), int(words[2])))
+        elif words[0] == "done":
+            self.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
+        elif words[0] == "undone":
+            self.undone.add(bytes.fromhex(words[1]))
+
 
 def kill_while_committing(path: Path, seed: int, draw: random.Random, heard: Heard) -> None:
     lines, delay = draw.randrange(200), draw.random() * 0.005
@@ -43,13 +52,7 @@ def kill_while_committing(path: Path, seed: int, draw: random.Random, heard: Hea
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         for count, line in enumerate(child.stdout):
-            words = line.split()
-            if words[0] == "begin":
-                heard.begun.add((int(words[1]), int(words[2])))
-            elif words[0] == "done":
-                heard.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
-            elif words[0] == "undone":
-                heard.undone.add(bytes.fromhex(words[1]))
+            heard.hear(line)
             if count == lines:
                 threading.Timer(delay, child.kill).start()
         error = child.stderr.read()

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
@@ -19,6 +20,7 @@ from ZODB.utils import p64, z64
 
 ROUNDS = int(os.environ.get("ZODB_DHT_SOAK_ROUNDS", "120")) // 15
 TRANSACTIONS, OBJECTS, BLOBS = 1500, 400, 50
+COMMAND = (sys.executable, "-m", "zodb_dht.cli")
 SLOW = """
 import sys
 from zodb_dht import commands, conversion
@@ -74,6 +76,25 @@ def killed(source: Path, peer: Path, after: int, delay: float) -> None:
     assert child.returncode in (-9, 0), error.decode()
 
 
+def finished(source: Path, peer: Path, blobs: int) -> dict[str, Any]:
+    """What an import says that goes on behind others, which were ended somewhere: it is whole, nothing is left over."""
+    done = subprocess.run(
+        [*COMMAND, "import", str(source), str(peer), "--blob-dir", f"{source}.blobs", "--verify", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document["already_there"] > 0, "each end came before anything was durable: nothing was shown"
+    assert document["already_there"] + document["copied"]["transactions"] == TRANSACTIONS
+    assert document["verified"]["transactions"] == TRANSACTIONS
+    assert document["verified"]["blobs"] == blobs
+    files = [p for p in (peer / "blobs").rglob("*") if p.is_file() and not p.name.startswith(".")]
+    assert len(files) == blobs, "a file without its transaction was left"
+    return document
+
+
 def test_a_killed_import_goes_on_and_ends_with_equal_hashes(tmp_path: Path) -> None:
     seed = int(os.environ.get("ZODB_DHT_SEED", time.time_ns()))
     print(f"replay the draws with ZODB_DHT_SEED={seed}")
@@ -82,24 +103,10 @@ def test_a_killed_import_goes_on_and_ends_with_equal_hashes(tmp_path: Path) -> N
     blobs = fill(source, draw)
     for _ in range(max(ROUNDS, 1)):
         killed(source, peer, draw.randrange(TRANSACTIONS), draw.random() * 0.02)
-    command = [sys.executable, "-m", "zodb_dht.cli"]
-    done = subprocess.run(
-        [*command, "import", str(source), str(peer), "--blob-dir", f"{source}.blobs", "--verify", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done
-    document = json.loads(done.stdout)
-    assert document["already_there"] > 0, "each kill came before anything was durable: nothing was shown"
-    assert document["already_there"] + document["copied"]["transactions"] == TRANSACTIONS
-    assert document["verified"]["transactions"] == TRANSACTIONS
-    assert document["verified"]["blobs"] == blobs
-    files = [p for p in (peer / "blobs").rglob("*") if p.is_file() and not p.name.startswith(".")]
-    assert len(files) == blobs, "a file without its transaction was left"
+    document = finished(source, peer, blobs)
     back = tmp_path / "Back.fs"
     out = subprocess.run(
-        [*command, "export", str(peer), str(back), "--blob-dir", f"{back}.blobs", "--verify", "--json"],
+        [*COMMAND, "export", str(peer), str(back), "--blob-dir", f"{back}.blobs", "--verify", "--json"],
         capture_output=True,
         text=True,
         check=True,

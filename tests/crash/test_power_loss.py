@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 from blob_committer import content
 from test_kill import THREADS, Heard, check
-from test_kill_import import SLOW, TRANSACTIONS, fill
+from test_kill_import import SLOW, TRANSACTIONS, fill, finished
 from ZODB.utils import p64
 from zodb_dht import DHTStorage
 
@@ -125,13 +125,7 @@ def test_what_commit_returned_for_outlives_the_power(disk: Disk) -> None:
         for line in lines_until(
             [disk], draw, [str(HERE / "committer.py"), str(disk.at / "peer"), str(seed), str(THREADS)]
         ):
-            words = line.split()
-            if words[0] == "begin":
-                heard.begun.add((int(words[1]), int(words[2])))
-            elif words[0] == "done":
-                heard.done[int(words[1]), int(words[2])] = bytes.fromhex(words[3])
-            elif words[0] == "undone":
-                heard.undone.add(bytes.fromhex(words[1]))
+            heard.hear(line)
         disk.back()
         untold += check(disk.at / "peer", seed, heard)
     print(f"{ROUNDS} rounds: {len(heard.done)} acknowledged commits found, {untold} that nobody was told of")
@@ -196,19 +190,7 @@ def test_an_import_goes_on_after_a_loss_of_power(disk: Disk, tmp_path: Path) -> 
     for _ in range(ROUNDS):
         lines_until([disk], draw, ["-c", SLOW, *arguments], TRANSACTIONS, may_end=True)
         disk.back()
-    done = subprocess.run(
-        [sys.executable, "-m", "zodb_dht.cli", *arguments, "--verify", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done
-    document = json.loads(done.stdout)
-    assert document["already_there"] > 0, "each loss came before anything was durable: nothing was shown"
-    assert document["verified"]["transactions"] == TRANSACTIONS
-    assert document["verified"]["blobs"] == blobs
-    files = [p for p in (peer / "blobs").rglob("*") if p.is_file() and not p.name.startswith(".")]
-    assert len(files) == blobs, "a file without its transaction was left"
+    finished(source, peer, blobs)
 
 
 def test_an_export_goes_on_after_a_loss_of_power(disk: Disk, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ func peerColor(peer string) color.Color {
 		zeo:         color.RGBA{R: 0xf2, G: 0x8e, B: 0x2b, A: 0xff},
 		postgresql:  color.RGBA{R: 0x59, G: 0xa1, B: 0x4f, A: 0xff},
 		sqlite:      color.RGBA{R: 0xb0, G: 0x7a, B: 0xa1, A: 0xff},
+		neo:         color.RGBA{R: 0xe1, G: 0x57, B: 0x59, A: 0xff},
 	}[peer]
 }
 

@@ -40,6 +40,9 @@ func (c *comparison) open(ctx context.Context, storages []string) error {
 			if s == dht || ctx.Err() != nil {
 				return fmt.Errorf("%w; run ./build.sh bench, or %s -m pip install -r tests/bench/requirements.txt and the wheel", err, c.py.exe)
 			}
+			if s == neo {
+				err = fmt.Errorf("%w; %s", err, neoHint)
+			}
 			c.skip(s, err)
 			continue
 		}
@@ -47,6 +50,8 @@ func (c *comparison) open(ctx context.Context, storages []string) error {
 		switch s {
 		case zeo:
 			c.stores[s] = zeoServers{d, c.py.exe}
+		case neo:
+			c.stores[s] = neoClusters{d, c.py.exe}
 		case postgresql:
 			pg, err := startPostgres(ctx, filepath.Join(c.dir, "pg"), c.tmpfs())
 			if err != nil {
@@ -93,7 +98,7 @@ func (c *comparison) versions(ctx context.Context) error {
 	const script = `
 import importlib.metadata as m, json, platform
 found = {"Python": platform.python_version()}
-for name in ("zodb_dht", "ZODB", "ZEO", "RelStorage", "psycopg2-binary", "persistent", "transaction"):
+for name in ("zodb_dht", "ZODB", "ZEO", "RelStorage", "psycopg2-binary", "neoppod", "persistent", "transaction"):
     try:
         found[name] = m.version(name)
     except m.PackageNotFoundError:

@@ -17,13 +17,13 @@ Usage: bench core [--quick] [--json FILE]
        bench compare [flags]
 
   core      the Go core alone, on a temporary peer
-  compare   through Python, beside FileStorage, ZEO and RelStorage, interleaved
+  compare   through Python, beside FileStorage, ZEO, RelStorage and NEO, interleaved
 
 compare:
   --rounds N          rounds, of which the median counts (3)
   --only A,B          these workloads: loads, cold, catalog, commit-sizes, commit-writers, commit-syncs, import, export, blobs,
                       pack, open
-  --storages A,B      these storages: dht, filestorage, zeo, postgresql, sqlite
+  --storages A,B      these storages: dht, filestorage, zeo, postgresql, sqlite, neo
   --quick             small sizes: does it run, not how fast
   --huge              open with 10,000,000 objects, too, and pack 1,000,000
   --python FILE       a Python with zodb_dht and tests/bench/requirements.txt (.venv/bin/python)

@@ -18,9 +18,10 @@ const (
 	zeo         = "zeo"
 	postgresql  = "postgresql"
 	sqlite      = "sqlite"
+	neo         = "neo"
 )
 
-func allStorages() []string { return []string{dht, filestorage, zeo, postgresql, sqlite} }
+func allStorages() []string { return []string{dht, filestorage, zeo, postgresql, sqlite, neo} }
 
 // modules are what a storage needs of Python.
 func modules(storage string) []string {
@@ -30,6 +31,7 @@ func modules(storage string) []string {
 		zeo:         {"ZEO"},
 		postgresql:  {"relstorage", "psycopg2"},
 		sqlite:      {"relstorage"},
+		neo:         {"neo.client.Storage"},
 	}[storage]
 }
 

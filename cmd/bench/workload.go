@@ -105,7 +105,7 @@ func workloads(s sizes) []workload {
 	for _, n := range s.packs {
 		for _, commits := range []bool{false, true} {
 			all = append(all, workload{name: "pack", worker: "pack", database: fmt.Sprintf("soiled-%d", n), copied: true, only: packed(),
-				why:        "its server packs a FileStorage",
+				why:        "zeo's server packs a FileStorage, and neo collects no garbage",
 				parameters: params("prefix", fmt.Sprintf("pack-%d", n), "commits", commits, "cache_mb", packCacheMB)})
 		}
 	}

@@ -31,6 +31,8 @@ def _import_all(spec: storages.Spec) -> None:
         import ZODB.FileStorage  # noqa: F401
     elif spec["kind"] == "zeo":
         import ZEO.ClientStorage  # noqa: F401
+    elif spec["kind"] == "neo":
+        import neo.client.Storage  # noqa: F401
     elif spec["kind"] == "dht":
         from zodb_dht import DHTStorage  # noqa: F401
     else:

@@ -18,7 +18,7 @@ CACHE_MB = 300
 
 
 def open_storage(spec: Spec, cache_mb: int = CACHE_MB) -> Any:
-    """The storage that spec {"kind", and "path" or "address" or "dsn"} names; made if it does not exist."""
+    """The storage that spec {"kind", and "path" or "host" or "dsn" or "masters"} names; made if it does not exist."""
     return _OPENERS[spec["kind"]](spec, cache_mb)
 
 
@@ -56,6 +56,12 @@ def _sqlite(spec: Spec, cache_mb: int) -> Any:
     return RelStorage(Sqlite3Adapter(spec["path"], pragmas=pragmas, options=options), options=options)
 
 
+def _neo(spec: Spec, cache_mb: int) -> Any:
+    from neo.client.Storage import Storage
+
+    return Storage(spec["masters"], spec["cluster"], cache_size=cache_mb * MB)
+
+
 def _dht(spec: Spec, cache_mb: int) -> Any:
     from zodb_dht import DHTStorage
 
@@ -67,6 +73,7 @@ _OPENERS = {
     "zeo": _zeo,
     "postgresql": _postgresql,
     "sqlite": _sqlite,
+    "neo": _neo,
     "dht": _dht,
 }
 

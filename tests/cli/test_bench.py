@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -40,6 +41,22 @@ def test_compare_measures_two_storages_and_writes_its_report(tmp_path: Path) -> 
     assert (tmp_path / "table.md").read_text().startswith("| ")
     assert (tmp_path / "compare.svg").stat().st_size > 0
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_measures_neo_or_says_how_to_have_it(tmp_path: Path) -> None:
+    done = bench(
+        *("compare", "--quick", "--rounds", "1", "--storages", "dht,neo", "--only", "commit-sizes"),
+        *("--python", sys.executable, "--out", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "compare.json").read_text())
+    if importlib.util.find_spec("neo"):
+        assert report["storages"] == ["dht", "neo"]
+        assert all(m["median"]["neo"] > 0 for m in report["metrics"])
+    else:
+        assert report["storages"] == ["dht"]
+        assert [s["what"] for s in report["skipped"]] == ["neo"]
+        assert "pip install" in report["skipped"][0]["why"]
 
 
 def test_core_measures_a_peer(tmp_path: Path) -> None:

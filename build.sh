@@ -52,7 +52,8 @@ PY
 
 wheel() {
   tools
-  [ -x .venv/bin/python ] || "$(python)" -m venv .venv
+  local p; p=$(python) # apart: where there is none, its message is the last one
+  [ -x .venv/bin/python ] || "$p" -m venv .venv
   .venv/bin/python -m pip install --quiet --upgrade pip setuptools wheel
   rm -rf build/wheel build/bdist.* build/lib.*  # what an interrupted build left
   echo "building the extension and the wheel ..." >&2

@@ -22,16 +22,16 @@ Usage: zodb-dht COMMAND [--json]
   init DIR                   make an empty peer directory
   status DIR                 position, last transaction, objects, bytes
   verify DIR                 read and hash every record and blob, follow the chain of transactions
-  pack DIR [--days N]        delete old revisions and garbage; also --to TIME, --no-gc
+  pack DIR [--days N]        delete garbage, and revisions superseded N days ago (0); --to TIME, --no-gc
   dump DIR OID [--tid T]     one revision of an object: the current one, or the one T wrote
   history DIR OID [-n N]     the revisions of an object, newest first
   import SOURCE DIR          copy a Data.fs, a URI's or a ZConfig file's storage; zodb-dht import --help
   export DIR DEST            copy a peer to one of these; zodb-dht export --help
   version                    of this program
 
-Oids and tids are written as 0x2a, as 42, or as ZODB's sixteen hex digits.
+Oids and tids are written as 0x2a, as 42, or as ZODB's sixteen hex digits; TIME as 2026-01-31T12:00 (UTC).
 --json prints one JSON document on stdout; progress and errors go to stderr.
-The directory must not be in use: stop the process that serves it first.
+The directory must not be in use: stop the process that serves it first, and run this as its user.
 
 Example:
   $ zodb-dht verify /srv/zope/peer

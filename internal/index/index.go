@@ -1,9 +1,9 @@
 // Package index keeps a peer's records: rows by oid, transactions, history, changes since a tid.
 //
 // The caller hands Apply the committed entries of the log in order, each once; after a restart it goes on behind
-// Applied. Apply's verdict (Outcome) is data, alike on all replicas; its error means that this node is broken and must
-// not go on. One goroutine calls Apply; reads run beside it from any goroutine, and each reads one state: a read bounded
-// by a tid up to the last applied transaction never changes any more.
+// Stats().Applied. Apply's verdict (Outcome) is data, alike on all replicas; its error means that this node is broken
+// and must not go on. One goroutine calls Apply; reads run beside it from any goroutine, and each reads one state: a
+// read bounded by a tid up to the last applied transaction never changes any more, but by a pack.
 //
 // Carries G1, G3, G4. Bytes and crash cases: docs/format.md.
 package index
@@ -124,7 +124,7 @@ type Stats struct {
 // State is what the log's entries make: two implementations, NewMemory and Open, one suite (indextest).
 type State interface {
 	// Apply makes entry, at pos, part of the state, in one atomic step that survives a crash whole or not at all, but
-	// is not yet durable on return: the log is. pos is Applied()+1. The state keeps nothing of entry.
+	// is not yet durable on return: the log is. pos is Stats().Applied+1. The state keeps nothing of entry.
 	Apply(pos Position, entry []byte) (Outcome, error)
 	// Stats is the state after the last Apply.
 	Stats() Stats

@@ -15,7 +15,7 @@ import (
 // each open. Two kinds of names can wait until something relies on them:
 //
 //   - a write-ahead log's, until the log is synced for the first time: without it nothing in the log was acknowledged;
-//   - the options', which an open does without: the file is either the one that was there before or was synced, see fencedOptions.
+//   - the options', which an open does without: the file is either the one that was there before or was synced, see options.
 //
 // Tables, manifests and markers can't. What an earlier process made and did not sync waits for the first log's sync, too: what was
 // acknowledged relied on that process' own. So an open that commits nothing need sync nothing.

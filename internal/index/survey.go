@@ -193,9 +193,6 @@ func (p *scan) newest(it *pebble.Iterator, oid zodb.Oid, tid zodb.Tid) error {
 // Rows is how many revisions were read.
 func (v *Survey) Rows() uint64 { return v.rows }
 
-// Packable is how many objects have something that a pack deletes.
-func (v *Survey) Packable() uint64 { return v.packable.GetCardinality() }
-
 // blame gives a damage that a scan met its oid and tid, by asking for each revision from the object on: a damaged table does not
 // say which keys it held.
 func (s *Store) blame(from zodb.Oid, err error) error {

@@ -34,8 +34,6 @@ type Config struct {
 	FinishTimeout Duration `json:"finish-timeout"`
 	// MaxObjectSize bounds one record's data, in bytes. 0 means 64 MiB; at most 256 MiB.
 	MaxObjectSize int64 `json:"max-object-size"`
-	// PackGC removes, in a pack that does not say, what the root does not reach. It is the caller's default: nothing here asks for it.
-	PackGC bool `json:"pack-gc"`
 	// PackWait is how long a pack holds back for snapshots of this process that are older than its position. 0 means 60s; at
 	// least 1ms, at most a day.
 	PackWait Duration `json:"pack-wait"`

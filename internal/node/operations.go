@@ -8,8 +8,8 @@ import (
 )
 
 // Operations is what a storage asks of a peer; Node (embedded) is its first implementation. Any goroutine may call any
-// method; each ends with ctx's deadline at the latest. Byte slices passed in are not kept after the call returns,
-// those returned belong to the caller.
+// method. Waits for others, for the log and for a pack end with ctx's deadline at the latest; a read of the disk is not
+// interrupted. Byte slices passed in are not kept after the call returns, those returned belong to the caller.
 type Operations interface {
 	// TryLoad copies the newest revision at or before at into buf if it is in memory and fits; it never waits, allocates
 	// nothing. size is the data's length; ok is false if the caller must Load.
@@ -24,11 +24,13 @@ type Operations interface {
 	Prefetch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) error
 	// LoadBatch loads many at once; revs[i] or errs[i] for oids[i].
 	LoadBatch(ctx context.Context, oids []zodb.Oid, at zodb.Tid) (revs []index.Revision, errs []error)
+	// LoadSerial returns the revision that tid made; see index.State.
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
 	// LoadRevisions returns the named revisions, or, if their data exceeds limit bytes, the first of them, at least one. A deletion has
 	// no data; Kind is 0 where there is no such revision. With repeats it returns what Repeats does for each, too. Nothing of it is cached:
 	// it serves reading a whole database.
 	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) ([]index.Revision, []zodb.Tid, error)
+	// History returns up to n revisions, newest first, without data: index.ErrNotFound if the object never existed.
 	History(ctx context.Context, oid zodb.Oid, n int) ([]index.Revision, error)
 	// Transactions returns headers with from <= tid <= to, oldest first, at most n.
 	Transactions(ctx context.Context, from, to zodb.Tid, n int) ([]index.Header, error)
@@ -49,7 +51,9 @@ type Operations interface {
 	// Pin is Advance of a reader with an identity of its own, whose first prev is above MaxTid: its snapshot is kept from being packed away,
 	// for at most pack-wait, until it is moved on or Unpin. thread says who reads: a pack does not wait for its own caller.
 	Pin(ctx context.Context, reader, thread uint64, prev zodb.Tid) (now zodb.Tid, changed []index.Change, known bool, err error)
+	// Unpin lets a reader's snapshot go; an unknown reader is no error.
 	Unpin(reader uint64)
+	// Stats: see index.State. It blocks nothing.
 	Stats() index.Stats
 
 	// NewOids reserves count oids through the log; they are first, first+1, ...
@@ -72,12 +76,14 @@ type Operations interface {
 	// StartFinish is Finish for a caller who waits in his own way: done is called once, by the latest after finish-timeout, from any
 	// goroutine or before StartFinish returns. It may neither block nor call the node.
 	StartFinish(id zodb.TxnID, hold bool, done func(zodb.Tid, error))
+	// Publish ends the hold on tid: readers see it as soon as nothing before it is held. It does not wait.
 	Publish(tid zodb.Tid)
 	// Abort forgets a transaction; unknown ids are no error.
 	Abort(ctx context.Context, id zodb.TxnID) error
 	// Restore commits a copy of a transaction with its tid, asynchronously: durable after Drain. Errors of earlier ones
 	// surface in later calls and in Drain. (IStorageRestoreable through copyTransactionsFrom.)
 	Restore(ctx context.Context, txn *zodb.Txn) error
+	// Drain waits until all that was restored is durable, and returns the first failure.
 	Drain(ctx context.Context) error
 	// Outcome looks up a transaction of unknown outcome.
 	Outcome(ctx context.Context, id zodb.TxnID) (index.Outcome, bool, error)

@@ -7,19 +7,31 @@ the names in zodb_dht.errors.CODES and details a dict of bytes/int values (oid, 
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None: ...
-def version() -> str: ...
+def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None:
+    """For all nodes of the process."""
+
+def version() -> str:
+    """The package's, that this library was built for."""
+
 def open(path: str, settings: str) -> Node:
     """Open a peer directory; settings is a JSON object. Releases the GIL."""
 
 @final
 class Node:
-    """One open peer directory. Any thread. Every method but close raises Closed after close()."""
+    """One open peer directory. Any thread. Every method but close raises Closed after close().
+
+    What reads the disk or waits releases the GIL; what waits for others looks for signals each 50 ms, but for finish().
+    An oid, a tid, a serial: 8 bytes.
+    """
 
     def view(self, at: bytes | None = None) -> View:
         """A reader; at fixes its snapshot for good, else it follows advance()."""
-    def load_before(self, oid: bytes, before: bytes) -> tuple[bytes, bytes, bytes | None] | None: ...
-    def load_serial(self, oid: bytes, tid: bytes) -> bytes: ...
+    def load_before(self, oid: bytes, before: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """(data, tid, the next tid or None) of the newest revision before a tid; None if there is none so early.
+
+        POSKeyError: there is no such object, or it was deleted then."""
+    def load_serial(self, oid: bytes, tid: bytes) -> bytes:
+        """The data that tid wrote; POSKeyError. It sees what is committed and not published yet, too."""
     def load_many(self, oids: Sequence[bytes], at: bytes) -> list[tuple[bytes, bytes] | None]:
         """(data, tid) for each; None where there is none at or before `at`."""
     def load_revisions(
@@ -41,8 +53,10 @@ class Node:
         """(oid, tid, data) of what exists now, from oid start on: at most limit, and about 4 MiB; none: no more."""
     def repeats(self, keys: bytes) -> list[bytes | None]:
         """For each oid + tid in keys, the newest older revision with the same data, as an undo copies it."""
-    def last_tid(self) -> bytes: ...
-    def blob_dir(self) -> str: ...
+    def last_tid(self) -> bytes:
+        """The newest transaction that readers see. It only rises."""
+    def blob_dir(self) -> str:
+        """Where the files of blobs are."""
     def stats(self) -> str:
         """A JSON object: objects, records, data_size, disk_size, last_tid, applied, digest, next_oid, horizon."""
     def new_oids(self, count: int) -> int:
@@ -62,9 +76,14 @@ class Node:
         committed data, base data).
 
         snapshot is what the transaction saw, z64 if it declares none; now the client's clock, in ns, 0: the core's."""
-    def finish(self, txn_id: bytes, hold: bool) -> bytes: ...
-    def publish(self, tid: bytes) -> None: ...
-    def abort(self, txn_id: bytes) -> None: ...
+    def finish(self, txn_id: bytes, hold: bool) -> bytes:
+        """Commit what was voted: its tid, durable. With hold readers see it from publish() on, or when its lease ends.
+
+        InDoubt after finish-timeout."""
+    def publish(self, tid: bytes) -> None:
+        """End the hold on tid: readers see it as soon as nothing before it is held."""
+    def abort(self, txn_id: bytes) -> None:
+        """Forget a transaction, its reservations and staged files; unknown ones are no error."""
     def restore(
         self,
         txn_id: bytes,
@@ -76,7 +95,8 @@ class Node:
         writes: Sequence[tuple[bytes, bytes | None]],
     ) -> None:
         """Queue a copy of a transaction: (oid, data | None for a deletion). Durable after drain()."""
-    def drain(self) -> None: ...
+    def drain(self) -> None:
+        """Wait until all that was restored is durable; raises what an earlier one met."""
     def outcome(self, txn_id: bytes) -> tuple[str, bytes] | None:
         """("committed", tid) | ("refused", z64) | None: unknown."""
     def pack_begin(self, to: bytes, gc: bool, zodbs: bool) -> bool:
@@ -93,19 +113,26 @@ class Node:
         """Take the file over for a transaction's write of oid; keep: link or copy it. abort() removes it."""
     def blob_file(self, oid: bytes, tid: bytes, whole: bool) -> str:
         """The name of a blob's committed file; whole: it is read to its end and compared with its CID."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the peer, after the calls under way. A second one does nothing."""
 
 @final
 class View:
     """A reader at one snapshot: one thread at a time, like the connection it serves."""
 
     @property
-    def at(self) -> bytes: ...
-    def load(self, oid: bytes) -> tuple[bytes, bytes]: ...
+    def at(self) -> bytes:
+        """The snapshot: the last transaction that it sees."""
+    def load(self, oid: bytes) -> tuple[bytes, bytes]:
+        """(data, tid); POSKeyError, and ReadConflictError for what is not so old, or was packed away."""
     def load_before(self, oid: bytes, before: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """As Node.load_before, never newer than the snapshot."""
-    def prefetch(self, oids: Sequence[bytes]) -> None: ...
+    def prefetch(self, oids: Sequence[bytes]) -> None:
+        """Bring them into memory, as far as it has room; unknown ones are no error."""
     def advance(self, own: Sequence[bytes]) -> list[bytes] | None:
-        """Move to the newest visible transaction; the oids whose last writer since is none of the tids in own."""
+        """Move to the newest visible transaction; the oids whose last writer since is none of the tids in own.
+
+        None: they are too many to tell. A pack waits for this snapshot, at most pack-wait, until unpin(). ValueError if
+        the view is fixed."""
     def unpin(self) -> None:
         """Let a pack take what only this snapshot sees, until the next advance()."""

@@ -26,11 +26,14 @@ DONE, FAILED, USAGE, NO_MAJORITY, IN_DOUBT, CORRUPT = range(6)
 
 PLACE = "the path of a Data.fs, a URI (zeo://..., file://...), or a ZConfig file with a storage in it"
 AGAIN = """\
-It can be interrupted and repeated: what is there is compared, what is missing is copied. So a first copy is made while
-the old site runs, and a short last one when it is stopped.
+It can be interrupted and repeated: what is there is compared, what is missing is copied. {}
 
 Exit: 0 done, 1 failed, 2 usage, 3 no majority, 4 outcome unknown, 5 corrupt
 """
+IN_USE = {
+    "import": "So a first copy is made while\nthe old site runs, and a short last one when it is stopped.",
+    "export": "DIR must not be in use:\nstop the process that serves it first.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = verbs.add_parser(
             verb,
             description=what,
-            epilog=AGAIN,
+            epilog=AGAIN.format(IN_USE[verb]),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -180,7 +180,7 @@ class Settings:
         high=600.0,
     )
     pack_gc: bool = _option(
-        parse_flag, True, "Whether a pack removes the objects that the root does not reach. Default: on."
+        parse_flag, True, "Whether a pack removes the objects that the root does not reach. Default: on.", core=False
     )
     pack_wait: float = _option(
         parse_seconds,

@@ -137,7 +137,7 @@ class WrongProcess(DHTError):
 
 
 class InUse(DHTError):
-    """Another process serves the peer directory."""
+    """The peer directory is open already: in another process, or in this one."""
 
     @property
     def pid(self) -> int | None:
@@ -162,7 +162,7 @@ class NotAPeerDirectory(DHTError):
 
 
 class PermissionDenied(DHTError):
-    """The operating system refused access to the peer directory."""
+    """The operating system refused access to the peer directory, or to a file of the peer or of a blob."""
 
 
 class Usage(DHTError, ValueError):

@@ -37,7 +37,10 @@ class View(Protocol):
 
 
 class Node(Protocol):
-    """One open peer directory. Any thread; each call ends by its deadline; every one but close fails after close."""
+    """One open peer directory. Any thread; every call but close fails after close.
+
+    Waits for others and for the log end by their options; a read ends when the disk answers.
+    """
 
     def view(self, at: bytes | None = None, /) -> View: ...
     def load_before(self, oid: bytes, before: bytes, /) -> RevisionAndNext | None: ...

@@ -34,7 +34,7 @@ class Reader(Writer):
         return stats
 
     def getSize(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk, without the files of blobs."""
         return int(self._stats()["disk_size"])
 
     def __len__(self) -> int:

@@ -215,7 +215,6 @@ def test_the_core_gets_what_it_knows() -> None:
         "vote-wait": 0.5,
         "lease": 10.0,
         "finish-timeout": 30.0,
-        "pack-gc": True,
         "pack-wait": 60.0,
         "blob-dir": None,
         "temp-dir": tempfile.gettempdir(),

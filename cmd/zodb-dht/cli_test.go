@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
 	"github.com/zodb-dht/zodb_dht/internal/node"
@@ -55,7 +56,7 @@ func filled(t *testing.T, dir string) []zodb.Tid {
 	}
 	var tids []zodb.Tid
 	for i, data := range []string{"first", person} {
-		txn := zodb.Txn{ID: zodb.TxnID{byte(i + 1)}, Floor: uint64(n.Stats().Applied), Status: ' ', User: []byte("ada"),
+		txn := zodb.Txn{ID: zodb.TxnID{byte(i + 1)}, Floor: uint64(n.Stats().Applied), Status: ' ', User: []byte([]string{"ada", "eve\x1b\u009b"}[i]),
 			Description: []byte("revision\n" + strconv.Itoa(i)), Writes: []zodb.Write{write(7, data)}}
 		if i > 0 {
 			txn.Writes[0].Base = tids[0]
@@ -179,6 +180,9 @@ func TestDumpAndHistoryShowRevisions(t *testing.T) {
 	}
 	if out := must(t, nil, "history", dir, "7", "-n", "1"); strings.Count(out, "\n") != 1 || !strings.Contains(out, "revision 1") {
 		t.Errorf("history of one: %q", out)
+	}
+	if out := must(t, nil, "history", dir, "7"); strings.ContainsFunc(strings.ReplaceAll(out, "\n", ""), unicode.IsControl) || !strings.Contains(out, "eve") {
+		t.Errorf("control characters for the terminal: %q", out)
 	}
 	for _, args := range [][]string{{"dump", dir, "8"}, {"history", dir, "8"}, {"dump", dir, "300", "--tid", tids[0].String()}} {
 		if code, _, msg := command(args...); code != exitFailed || !strings.Contains(msg, "no such object") {

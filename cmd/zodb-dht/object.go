@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -157,16 +158,16 @@ func (a *app) history(ctx context.Context, n *node.Node, oid zodb.Oid, limit int
 		if d.Blob != nil {
 			what += fmt.Sprintf("  blob %s  %d B", d.Blob.CID, d.Blob.Size)
 		}
-		lines[i] = strings.TrimRight(fmt.Sprintf("%s  %s  %s  %s  %s", d.Tid, d.Time, what, d.User, oneLine(d.Description)), " ")
+		lines[i] = strings.TrimRight(fmt.Sprintf("%s  %s  %s  %s  %s", d.Tid, d.Time, what, oneLine(d.User), oneLine(d.Description)), " ")
 		docs[i] = d
 	}
 	return a.emit(docs, lines...)
 }
 
-// oneLine keeps control characters, which a description may hold, away from the terminal.
+// oneLine keeps control characters, which a user or a description may hold, away from the terminal.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r

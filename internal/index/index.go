@@ -24,7 +24,7 @@ var ErrNotFound = errors.New("no such object")
 var ErrNoRevision = errors.New("no revision so early")
 
 // ErrClosed says that the state was closed.
-var ErrClosed = errors.New("closed")
+var ErrClosed = errors.New("the peer is closed")
 
 // ErrNewerFormat says that a directory was written by a newer program; nothing in it was touched.
 var ErrNewerFormat = errors.New("the peer directory has a newer format than this program knows")

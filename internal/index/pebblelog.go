@@ -16,6 +16,7 @@ type pebbleLog struct {
 	fatal  chan error // while Pebble opens: where Fatalf reports to
 	parked chan struct{}
 	once   sync.Once // closes parked
+	told   sync.Map  // paths of damaged tables, each told once: every load of a damaged record meets it again
 }
 
 // ErrBroken says that Pebble could not go on; see Config.Broken.
@@ -51,7 +52,7 @@ func (l *pebbleLog) events(flushed func()) *pebble.EventListener {
 			}
 			if pebble.IsCorruptionError(err) {
 				// A damaged table fails its compaction again and again; records outside of it stay readable.
-				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err)
+				l.log.Error("a compaction met damage; run zodb-dht verify", "error", err.Error())
 				return
 			}
 			err = fmt.Errorf("%w: %w", ErrBroken, err)
@@ -62,7 +63,14 @@ func (l *pebbleLog) events(flushed func()) *pebble.EventListener {
 			}
 		},
 		FlushEnd:       func(pebble.FlushInfo) { flushed() },
-		DataCorruption: func(i pebble.DataCorruptionInfo) { l.log.Error("damaged table", "info", i.String()) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) { l.damaged(i.Path, i.Details) },
 	}
 	return e
+}
+
+// damaged tells of a table. A text, here as above: of an error slog would write Pebble's stack traces, too.
+func (l *pebbleLog) damaged(path string, err error) {
+	if _, told := l.told.LoadOrStore(path, true); !told {
+		l.log.Error("damaged table; run zodb-dht verify", "file", path, "error", err.Error())
+	}
 }

@@ -203,10 +203,14 @@ func TestADamagedLargeRecordIsToldSoon(t *testing.T) {
 			rewrite(t, mem, "db/"+name, raw)
 		}
 	}
-	s = openOn(t, mem)
+	var log strings.Builder
+	s, err := index.Open(index.Config{Dir: "db", FS: mem, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer shut(t, s)
 	started := time.Now()
-	_, err := s.Load(4, zodb.MaxTid)
+	_, err = s.Load(4, zodb.MaxTid)
 	var damage *index.Corrupt
 	if !errors.As(err, &damage) || damage.Oid != 4 {
 		t.Error(err)
@@ -220,5 +224,9 @@ func TestADamagedLargeRecordIsToldSoon(t *testing.T) {
 	}
 	if took := time.Since(started); took > 20*time.Second { // by far: it took minutes
 		t.Errorf("it took %s", took)
+	}
+	// A line that a person can read, and not one for each of these loads.
+	if told := log.String(); strings.Count(told, "damaged table") != 1 || !strings.Contains(told, ".sst") || len(told) > 1000 {
+		t.Error(told)
 	}
 }

@@ -218,7 +218,7 @@ func (n *Node) Poison(err error) {
 	if err == nil || !n.poison.CompareAndSwap(nil, &poisoning{err}) {
 		return
 	}
-	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err)
+	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err.Error())
 	if n.started.Load() {
 		n.end(err)
 	}

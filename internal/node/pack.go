@@ -238,7 +238,7 @@ func (j *packJob) log(ctx context.Context, n *Node) (PackStep, error) {
 		if time.Now().Before(j.until) {
 			return PackStep{Phase: phaseWait}, nil
 		}
-		n.cfg.Logger.Warn("a pack does not wait any longer for transactions that have voted: their commits will fail", "horizon", j.to.String(), "cause", err)
+		n.cfg.Logger.Warn("a pack does not wait any longer for transactions that have voted: their commits will fail", "horizon", j.to.String(), "cause", err.Error())
 		_, err = n.log.Horizon(ctx, j.to, j.gc, j.thread, -1)
 	}
 	if err != nil {

@@ -178,7 +178,7 @@ func (n *Node) sweepUp(ctx context.Context, survey *index.Survey) error {
 		err = n.store.Compact(ctx)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
-		n.cfg.Logger.Error("what was packed could not be deleted; the next open or pack goes on with it", "path", n.cfg.Path, "error", err)
+		n.cfg.Logger.Error("what was packed could not be deleted; the next open or pack goes on with it", "path", n.cfg.Path, "error", err.Error())
 	}
 	return err
 }

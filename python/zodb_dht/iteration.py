@@ -6,6 +6,7 @@ used the next one is read by a thread of the iterator's own, which ends with the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -15,7 +16,7 @@ from ZODB.BaseStorage import DataRecord, TransactionRecord
 from ZODB.interfaces import IStorageRecordInformation, IStorageTransactionInformation
 
 from .native import Header, Node
-from .peer import p64, u64
+from .peer import here, p64, u64
 
 TRANSACTIONS_AT_ONCE = 200
 RECORDS_AT_ONCE = 2000
@@ -143,6 +144,7 @@ class Pieces:
 
     def __init__(self, node: Node, start: bytes, stop: bytes) -> None:
         self.node = node
+        self._pid = os.getpid()
         self.repeats = False  # somebody asks what records repeat
         self._start = start
         self._stop = stop
@@ -154,6 +156,7 @@ class Pieces:
 
     def next(self) -> Piece:
         """The next piece; it has no transactions at the end."""
+        here(self.node, self._pid)
         ahead, self._ahead = self._ahead, None
         self._last = self._take() if ahead is None else ahead.result()
         return self._last

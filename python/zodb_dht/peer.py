@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 from collections.abc import Callable
@@ -24,18 +25,25 @@ def u64(b: bytes) -> int:
     return n
 
 
+def here(node: Node, pid: int) -> None:
+    """WrongProcess in a child that was forked off behind the open, which pid is of.
+
+    It is asked before a wait for another thread, which did not come along.
+    """
+    if os.getpid() != pid:
+        node.last_tid()  # the core says so
+
+
 class Peer:
     """An open node, counted: it closes with the last storage on it."""
 
     def __init__(self, node: Node, path: str) -> None:
         self.node = node
         self.path = path
+        self._pid = os.getpid()
         # The core made the directory, with ZODB's marker in it, and knows where it is.
         self.fshelper = FilesystemHelper(node.blob_dir(), "bushy")
-        # Held by a finish that has a callback, from before its commit until it is published, and by whoever asks the
-        # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
-        # Reentrant, since the callback may read. First of all locks; never taken by loads of views.
-        self.head = threading.RLock()
+        self._head = threading.RLock()
         # Guarded by head: called after each commit of a shared storage.
         self.watchers: list[Callable[[], None]] = []
         # An object that was never here may be stored on any serial: it lies in the base of a DemoStorage.
@@ -45,14 +53,28 @@ class Peer:
         self._next = self._end = 0
         self._users = 1
 
+    @property
+    def head(self) -> threading.RLock:
+        """Held by a finish that has a callback, from before its commit until it is published, and by whoever asks the
+        root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
+        Reentrant, since the callback may read. First of all locks; never taken by loads of views.
+        """
+        here(self.node, self._pid)
+        return self._head
+
     def new_oid(self) -> bytes:
         """An oid nobody was given before."""
-        with self._lock:
+        if not self._lock.acquire(blocking=False):  # asking for the process takes longer than the rest
+            here(self.node, self._pid)
+            self._lock.acquire()
+        try:
             if self._next == self._end:
                 self._next = self.node.new_oids(OIDS_AT_ONCE)
                 self._end = self._next + OIDS_AT_ONCE
             n = self._next
             self._next = n + 1
+        finally:
+            self._lock.release()
         return p64(n)
 
     def used_oid(self, oid: bytes) -> None:
@@ -60,12 +82,14 @@ class Peer:
         n = u64(oid)
         if not self._next <= n < self._end:  # nearly always; _next only rises within a range, so a race is harmless
             return
+        here(self.node, self._pid)
         with self._lock:
             if self._next <= n < self._end:
                 self._next = n + 1
 
     def share(self) -> Peer:
         """One user more."""
+        here(self.node, self._pid)
         with self._lock:
             if not self._users:
                 raise Closed(f"{self.path}: the storage was closed")
@@ -74,6 +98,7 @@ class Peer:
 
     def close(self) -> None:
         """One user less."""
+        here(self.node, self._pid)
         with self._lock:
             self._users -= 1
             last = self._users == 0

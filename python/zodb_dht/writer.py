@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from ZODB.ConflictResolution import ConflictResolvingStorage
-from ZODB.utils import oid_repr, z64
+from ZODB.utils import maxtid, oid_repr, z64
 
 from . import packing
 from .config import Settings
@@ -59,6 +59,7 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
             raise ReadOnlyError
         phase = self._phases.get(id(transaction))
         if phase is None:
+            self._peer  # noqa: B018 - Closed, with which the transactions under way ended
             raise StorageTransactionError(f"{what}: not a transaction that tpc_begin was called with")
         return phase
 
@@ -101,7 +102,7 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         begun = (
             Begun(peer, transaction, self._snapshot())
             if tid is None
-            else Restoring(peer, transaction, _serial(tid), status)
+            else Restoring(peer, transaction, _tid(tid), _status(status))
         )
         begun.resolve = vars(self).get("tryToResolveConflict")  # a ZEO server puts its own there
         self._phases[id(transaction)] = begun
@@ -196,3 +197,16 @@ def _serial(serial: bytes | str | None) -> bytes:
     if not isinstance(serial, bytes) or len(serial) != 8:
         raise Usage(f"a serial has 8 bytes: {serial!r}")
     return serial
+
+
+def _tid(tid: bytes) -> bytes:
+    given = _serial(tid)
+    if given >= maxtid:
+        raise Usage(f"a tid is below maxtid: {tid!r}")
+    return given
+
+
+def _status(status: str) -> str:
+    if not isinstance(status, str) or len(status) != 1 or status > "\xff":
+        raise Usage(f"a status has one character: {status!r}")
+    return status

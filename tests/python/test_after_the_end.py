@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import StorageTransactionError
 from ZODB.utils import maxtid, p64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Closed, WrongProcess
+from zodb_dht.iteration import TRANSACTIONS_AT_ONCE
 
+from .conftest import Opener
 from .helpers import begun, holds, new
 
 CALLS: list[Callable[[Any], Any]] = [
@@ -59,8 +62,9 @@ def test_use_after_close(storage: DHTStorage) -> None:
         for call in CALLS + VIEW_CALLS:
             with pytest.raises(Closed):
                 call(view)
-    with pytest.raises(StorageTransactionError):  # its transactions went with it
-        storage.tpc_finish(voted)
+    for late in (storage.tpc_finish, storage.tpc_vote, lambda txn: storage.store(z64, z64, b"x", "", txn)):
+        with pytest.raises(Closed):  # its transactions went with it
+            late(voted)
     storage.tpc_abort(voted)
     assert storage.getName()
     assert storage.sortKey()
@@ -91,3 +95,67 @@ def test_use_after_fork(storage: DHTStorage) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     storage.tpc_finish(voted)
     holds(storage, oid, b"data", tid)
+
+
+def refused_in_a_child(*calls: Callable[[], Any]) -> None:
+    """Each is WrongProcess there, and none waits for a thread that did not come along."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        wrong = len(calls)
+        try:
+            for call in calls:
+                try:
+                    call()
+                except WrongProcess:
+                    wrong -= 1
+        finally:
+            os._exit(wrong)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_fork_while_another_thread_finishes(open_storage: Opener, shared: bool) -> None:
+    storage = open_storage(shared=shared)
+    oid, tid = new(storage)
+    other = begun(storage, (storage.new_oid(), z64, b"x"))
+    mine = begun(storage, (storage.new_oid(), z64, b"y"))
+    for txn in (other, mine):
+        storage.tpc_vote(txn)
+    announcing, go_on = threading.Event(), threading.Event()
+
+    def callback(_: bytes) -> None:
+        announcing.set()
+        assert go_on.wait(60)
+
+    thread = threading.Thread(target=storage.tpc_finish, args=(other, callback))
+    thread.start()
+    try:
+        assert announcing.wait(60)
+        refused_in_a_child(
+            partial(storage.load, oid),
+            storage.lastTransaction,
+            storage.new_client,
+            partial(storage.tpc_finish, mine, callback),
+            storage.close,
+        )
+    finally:
+        go_on.set()
+        thread.join()
+    storage.tpc_finish(mine)
+    holds(storage, oid, b"data", tid)
+
+
+def test_a_fork_while_an_iterator_reads_ahead(storage: DHTStorage) -> None:
+    for _ in range(3 * TRANSACTIONS_AT_ONCE):
+        new(storage)
+    transactions = storage.iterator()
+    assert len(list(next(transactions))) == 1
+
+    def go_on() -> None:
+        for txn in transactions:
+            assert len(list(txn)) == 1
+
+    refused_in_a_child(go_on)
+    go_on()

@@ -121,6 +121,20 @@ def test_a_second_begin(storage: DHTStorage) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tid", "status"), [(maxtid, " "), (b"short", " "), (p64(1), ""), (p64(1), "pp"), (p64(1), b"p")]
+)
+def test_a_begin_with_what_no_finish_could_write(storage: DHTStorage, tid: bytes, status: Any) -> None:
+    oid, was = new(storage)
+    txn = TransactionMetaData()
+    with pytest.raises(Usage):
+        storage.tpc_begin(txn, tid, status)
+    storage.tpc_begin(txn)
+    storage.store(oid, was, b"later", "", txn)
+    storage.tpc_vote(txn)
+    holds(storage, oid, b"later", storage.tpc_finish(txn))
+
+
+@pytest.mark.parametrize(
     "call",
     [
         lambda s, t: s.store(p64(1), z64, b"x", "", t),

@@ -187,6 +187,48 @@ func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// The mark does not promise more than the log holds, whenever a crash comes: with what was synced only, and with all that was written.
+func TestAShorterTailLowersTheMarkFirst(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem())
+	marked := func(s *rowStore) error { return s.openMark(Config{FS: s.fs, Dir: "db"}.withDefaults()) }
+	if err := marked(s); err != nil {
+		t.Fatal(err)
+	}
+	crashes := func(when string) {
+		t.Helper()
+		for _, unsynced := range []int{0, 100} {
+			cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 1))}
+			crashed := newRowStore(t, s.fs.CrashClone(cfg))
+			if err := marked(crashed); err != nil {
+				t.Errorf("%s, %d %% of what was not synced: %v", when, unsynced, err)
+			}
+			crashed.shut()
+		}
+	}
+	s.write([]*raftpb.Entry{entryOf(1, 1, 10), entryOf(2, 1, 10), entryOf(3, 1, 10), entryOf(4, 1, 10)})
+	if err := errors.Join(s.mark.promise(4), s.mark.file.Sync()); err != nil { // the system may write it at any time
+		t.Fatal(err)
+	}
+	crashes("promised")
+	large := entryOf(2, 2, 3*partBytes)
+	b, err := s.begin([]*raftpb.Message{{
+		Term: proto.Uint64(2), Vote: proto.Uint64(s.id), Commit: proto.Uint64(0), Entries: []*raftpb.Entry{large}, Responses: []*raftpb.Message{{}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashes("written")
+	if err := errors.Join(s.end(b), s.Append([]*raftpb.Entry{large})); err != nil {
+		t.Fatal(err)
+	}
+	crashes("synced")
+	if err := s.mark.promise(2); err != nil {
+		t.Fatal(err)
+	}
+	crashes("promised anew")
+	s.holds(entryOf(1, 1, 10), large)
+}
+
 // Leaders that take turns bring an entry back that was replaced, while one sync lasts or later.
 func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
 	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*partBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)

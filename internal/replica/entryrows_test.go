@@ -229,6 +229,21 @@ func TestAShorterTailLowersTheMarkFirst(t *testing.T) {
 	s.holds(entryOf(1, 1, 10), large)
 }
 
+// What is cut off was applied: a state that does not have it is not this log's.
+func TestALogThatBeginsBehindTheStateIsDamage(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem())
+	s.write([]*raftpb.Entry{entryOf(1, 1, 10), entryOf(2, 1, 10), entryOf(3, 1, 10)})
+	if err := s.cut(2, 2, 10); err != nil {
+		t.Fatal(err)
+	}
+	for applied := range uint64(5) {
+		_, err := openLog(s.db, applied)
+		if damage := new(index.Corrupt); errors.As(err, &damage) != (applied < 2 || applied > 3) {
+			t.Errorf("%d applied: %v", applied, err)
+		}
+	}
+}
+
 // Leaders that take turns bring an entry back that was replaced, while one sync lasts or later.
 func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
 	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*partBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)

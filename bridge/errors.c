@@ -7,14 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static PyObject *factory; // makes exceptions: factory(code, message, details)
+#define FACTORY "zodb_dht._core.error_factory"
+
+// factory returns what makes this interpreter's exceptions, factory(code, message, details): each interpreter has classes of its own,
+// which end with it. NULL, without an error: nobody has set it.
+static PyObject *factory(void) {
+    PyObject *own = PyInterpreterState_GetDict(PyInterpreterState_Get()); // borrowed
+    PyObject *key = own ? PyUnicode_FromString(FACTORY) : NULL;
+    PyObject *make = key ? Py_XNewRef(PyDict_GetItemWithError(own, key)) : NULL;
+    Py_XDECREF(key);
+    return make;
+}
 
 void raise_code(const char *code, const char *message, PyObject *details) {
-    PyObject *made = NULL, *own = NULL, *text = NULL;
+    PyObject *made = NULL, *own = NULL, *text = NULL, *make = factory();
     if (!details) details = own = PyDict_New();
     // A path in it may be of any bytes.
-    if (details && factory) text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
-    if (text) made = PyObject_CallFunction(factory, "sOO", code, text, details);
+    if (details && make) text = PyUnicode_DecodeUTF8(message, (Py_ssize_t)strlen(message), "backslashreplace");
+    if (text) made = PyObject_CallFunction(make, "sOO", code, text, details);
     if (made) {
         PyErr_SetObject((PyObject *)Py_TYPE(made), made);
         Py_DECREF(made);
@@ -23,6 +33,7 @@ void raise_code(const char *code, const char *message, PyObject *details) {
     }
     Py_XDECREF(text);
     Py_XDECREF(own);
+    Py_XDECREF(make);
 }
 
 void raise_panic(void) { raise_code("broken", "the core panicked; this peer commits nothing any more", NULL); }
@@ -53,8 +64,8 @@ void raise_reply(zd_reply *out) {
 
 PyObject *core_set_error_factory(PyObject *module, PyObject *f) {
     (void)module;
-    PyObject *old = factory;
-    factory = Py_NewRef(f);
-    Py_XDECREF(old);
+    PyObject *own = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    if (!own) return PyErr_NoMemory();
+    if (PyDict_SetItemString(own, FACTORY, f) < 0) return NULL;
     Py_RETURN_NONE;
 }

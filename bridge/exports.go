@@ -29,36 +29,8 @@ import (
 
 func main() {}
 
-// handles names open nodes to C, which can't hold a pointer of Go's: a slot and how often it was used. The one global of the
-// bridge: C has nothing else to find a node by.
-var handles struct { //nolint:gochecknoglobals // see above
-	slots [256]atomic.Pointer[node.Node]
-	uses  [256]atomic.Uint32
-	mu    sync.Mutex // guards giving a slot out
-}
-
 // callTimeout is the deadline of a call that brings none: longer than every wait inside.
 const callTimeout = 15 * time.Minute
-
-func handleOf(n *node.Node) (uint64, error) {
-	handles.mu.Lock()
-	defer handles.mu.Unlock()
-	for i := range handles.slots {
-		if handles.slots[i].Load() == nil {
-			use := handles.uses[i].Add(1)
-			handles.slots[i].Store(n)
-			return uint64(use)<<8 | uint64(i), nil
-		}
-	}
-	return 0, fmt.Errorf("%w: %d peer directories are open in this process", node.ErrUsage, len(handles.slots))
-}
-
-func nodeOf(h uint64) *node.Node {
-	if uint64(handles.uses[h&0xff].Load()) != h>>8 {
-		return nil
-	}
-	return handles.slots[h&0xff].Load()
-}
 
 // guard ends an export that panics: that node is poisoned, and the call becomes an error.
 func guard(name string, h uint64, failed func(error)) {
@@ -353,7 +325,7 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 	case C.ZD_BLOB_FILE:
 		return s.blobFile(ctx, r)
 	case C.ZD_CLOSE:
-		handles.slots[h&0xff].CompareAndSwap(n, nil)
+		forget(h, n)
 		return nil, n.Close()
 	}
 	return nil, fmt.Errorf("%w: operation %d", errRequest, op)

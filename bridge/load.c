@@ -71,8 +71,8 @@ METHOD(node_load_revisions) {
     zd_reply out;
     if (!nargs_is(n, 3, "load_revisions")) return NULL;
     uint64_t limit = size_arg(args[1]);
-    int repeats = PyObject_IsTrue(args[2]);
-    if (repeats < 0 || PyErr_Occurred()) return NULL;
+    int repeats = PyErr_Occurred() ? -1 : PyObject_IsTrue(args[2]);
+    if (repeats < 0) return NULL;
     put_u64(&r, limit);
     put(&r, repeats ? "\1" : "\0", 1);
     put_keys(&r, args[0]);

@@ -88,6 +88,14 @@ static int module_exec(PyObject *module) {
     return PyModule_AddObjectRef(module, "View", st->view_type);
 }
 
+// The types know their module: without this the collector would take them for somebody else's.
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
+    module_state *st = PyModule_GetState(module);
+    Py_VISIT(st->node_type);
+    Py_VISIT(st->view_type);
+    return 0;
+}
+
 static void module_free(void *module) {
     module_state *st = PyModule_GetState(module);
     Py_CLEAR(st->node_type);
@@ -96,6 +104,6 @@ static void module_free(void *module) {
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
 static struct PyModuleDef module_def = {
-    PyModuleDef_HEAD_INIT, "zodb_dht._core", NULL, sizeof(module_state), module_methods, module_slots, NULL, NULL, module_free};
+    PyModuleDef_HEAD_INIT, "zodb_dht._core", NULL, sizeof(module_state), module_methods, module_slots, module_traverse, NULL, module_free};
 
 __attribute__((visibility("default"))) PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&module_def); }

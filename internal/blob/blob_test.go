@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -567,6 +568,28 @@ func TestAFileThatDoesNotReadIsRefusedBySeal(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Join(p.path, "staged")); err != nil || len(left) != 0 {
 		t.Error(left, err)
+	}
+}
+
+// A vote that keeps Python's lock asks with a context that has ended.
+func TestWhatIsReadyIsSealedWithoutWaiting(t *testing.T) {
+	p := newPeer(t)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	p.stage(1, 1, random(1, 1000))
+	p.stage(1, 2, random(2, 1000))
+	for {
+		if _, err := p.Seal(ended, zodb.TxnID{1}); err == nil {
+			break
+		} else if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+	}
+	for range 100 {
+		if blobs, err := p.Seal(ended, zodb.TxnID{1}); err != nil || len(blobs) != 2 {
+			t.Fatal(blobs, err)
+		}
 	}
 }
 

@@ -168,9 +168,13 @@ func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, 
 	blobs := make(map[zodb.Oid]zodb.Blob, len(files))
 	for oid, s := range files {
 		select {
-		case <-s.done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, ctx.Err())
+		case <-s.done: // what is ready is taken, even if ctx has ended
+		default:
+			select {
+			case <-s.done:
+			case <-ctx.Done():
+				return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, ctx.Err())
+			}
 		}
 		if s.err != nil {
 			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, s.err)

@@ -157,6 +157,84 @@ func FuzzDecodeEntry(f *testing.F) {
 	})
 }
 
+// The checksum is right, so that the rest is read.
+func FuzzDecodeHeader(f *testing.F) {
+	txn := sample()
+	f.Add(appendHeader(nil, &zodb.Record{Tid: 90, ID: txn.ID, Status: 'p', User: txn.User, Writes: txn.Writes}, block.Sum(nil)))
+	f.Fuzz(func(t *testing.T, v []byte) {
+		if len(v) < 4 {
+			return
+		}
+		h, bases, err := decodeHeader(90, resum(v))
+		if err != nil {
+			if !errors.Is(err, zodb.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		h.Packed = true
+		again, same, err := decodeHeader(90, appendPacked(nil, &h, bases))
+		if err != nil || !cmp.Equal(h, again) || !cmp.Equal(bases, same) {
+			t.Fatal(h, again, err)
+		}
+	})
+}
+
+// A manifest of any bytes is read to its end, or to a place within it.
+func FuzzDamagedChunk(f *testing.F) {
+	whole := chunks([]byte("one"), bytes.Repeat([]byte("two"), walBlock))
+	f.Add(whole, uint(0), byte(0))
+	f.Add(whole, uint(len(whole)/2), byte(1))
+	f.Add(append(bytes.Clone(whole), make([]byte, 600)...), uint(7), byte(0x80))
+	f.Fuzz(func(t *testing.T, raw []byte, at uint, flip byte) {
+		if len(raw) > 0 {
+			raw[at%uint(len(raw))] ^= flip
+		}
+		if off := damagedChunk(raw); off < -1 || off >= max(1, len(raw)) {
+			t.Fatal(off, len(raw))
+		}
+	})
+}
+
+// chunks writes records as a manifest has them.
+func chunks(records ...[]byte) (raw []byte) {
+	for _, rec := range records {
+		for first := true; first || len(rec) > 0; first = false {
+			room := walBlock - len(raw)%walBlock - manifestHead
+			if room < 0 {
+				raw, room = append(raw, make([]byte, room+manifestHead)...), walBlock-manifestHead
+			}
+			part := rec[:min(len(rec), room)]
+			rec = rec[len(part):]
+			kind := byte(3)
+			switch {
+			case first && len(rec) == 0:
+				kind = 1
+			case first:
+				kind = 2
+			case len(rec) == 0:
+				kind = 4
+			}
+			body := append([]byte{kind}, part...)
+			raw = binary.LittleEndian.AppendUint32(raw, masked(crc32.Checksum(body, castagnoli)))
+			raw = append(binary.LittleEndian.AppendUint16(raw, uint16(len(part))), body...)
+		}
+	}
+	return raw
+}
+
+func TestAWholeManifestIsNotDamaged(t *testing.T) {
+	raw := chunks([]byte("one"), bytes.Repeat([]byte("two"), walBlock), nil, []byte("three"))
+	if off := damagedChunk(raw); off != -1 {
+		t.Fatal(off)
+	}
+	for off := 0; off < len(raw); off += 37 {
+		if got := damagedChunk(patched(raw, off, raw[off]^4)); got < 0 && off < len(raw)-len("three")-manifestHead {
+			t.Fatalf("a flipped bit at %d of %d was not seen", off, len(raw))
+		}
+	}
+}
+
 func resum(v []byte) []byte {
 	v = bytes.Clone(v)
 	binary.BigEndian.PutUint32(v[len(v)-4:], crc32.Checksum(v[:len(v)-4], castagnoli))

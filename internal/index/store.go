@@ -142,7 +142,9 @@ func Open(cfg Config) (*Store, error) {
 		err = s.openSweep()
 	}
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		err = errors.Join(err, db.Close())
+		s.cache.Unref()
+		return nil, err
 	}
 	if s.torn = before.torn; s.torn != nil {
 		cfg.Logger.Warn("the write-ahead log ended within a write and was cut there: what that write held was never acknowledged",

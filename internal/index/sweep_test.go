@@ -91,6 +91,36 @@ func TestAPackOfManyObjectsAndLongHistories(t *testing.T) {
 	}
 }
 
+// Verify runs beside a pack, whose lists take objects away that it has not counted so far.
+func TestAGarbageListBesideAVerifyIsNoDamage(t *testing.T) {
+	s := openAt(t, vfs.NewMem(), true)
+	defer s.Close()
+	apply := func(entry []byte) {
+		if _, err := s.Apply(s.Stats().Applied+1, entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	txn := &zodb.Txn{ID: zodb.TxnID{1}, Tid: 10, Restore: true, Status: ' '}
+	for oid := range zodb.Oid(5000) { // more than Verify reads before it tells how far it is
+		data := pickled(uint64(oid))
+		txn.Writes = append(txn.Writes, zodb.Write{Oid: oid, Kind: zodb.WriteData, Hash: block.Sum(data), Data: data})
+	}
+	apply(index.AppendCommit(nil, txn))
+	apply(index.AppendHorizon(nil, zodb.TxnID{2}, 10, true))
+	lists := 0
+	report, err := s.Verify(context.Background(), func(uint64, uint64) {
+		if lists++; lists == 1 {
+			apply(index.AppendGarbage(nil, zodb.TxnID{3}, &index.Garbage{Horizon: 10, Scanned: 10, Objects: []index.Change{{Oid: 4999, Tid: 10}}}))
+		}
+	})
+	if err != nil || len(report.Damaged) > 0 || s.Stats().Objects != 4999 {
+		t.Error(report.Damaged, err, s.Stats().Objects)
+	}
+	if report, err := s.Verify(context.Background(), nil); err != nil || len(report.Damaged) > 0 || report.Objects != 4999 {
+		t.Error(report, err)
+	}
+}
+
 // packAll packs to a position with garbage collection, to the end, and returns how many objects went.
 func packAll(t *testing.T, s *index.Store, to zodb.Tid) (removed int) {
 	ctx := context.Background()

@@ -316,6 +316,27 @@ func TestWhatIsTooLargeIsRefusedBeforeTheLog(t *testing.T) {
 }
 
 // written makes a peer in dir with one transaction, and closes it.
+func TestTwoWritesOfAnObjectAreNoTransaction(t *testing.T) {
+	n := open(t, t.TempDir())
+	for _, oids := range [][]zodb.Oid{{1, 1}, {2, 1, 3, 1}, {1, 2, 2}} {
+		x := txn()
+		for _, oid := range oids {
+			x.Writes = append(x.Writes, write(oid, 0, fmt.Sprint(len(x.Writes))))
+		}
+		if _, err := n.Vote(t.Context(), x); !errors.Is(err, node.ErrUsage) {
+			t.Errorf("vote on %v: %v", oids, err)
+		}
+		x.Tid = 1
+		if err := n.Restore(t.Context(), x); !errors.Is(err, node.ErrUsage) {
+			t.Errorf("restore %v: %v", oids, err)
+		}
+	}
+	commit(t, n, write(3, 0, "a"), write(1, 0, "b"), write(2, 0, "c"))
+	if st := n.Stats(); st.Records != 3 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func written(t *testing.T, dir string, writes ...zodb.Write) zodb.Tid {
 	t.Helper()
 	n, err := tryOpen(dir)

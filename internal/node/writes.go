@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/replica"
@@ -25,7 +26,7 @@ func (n *Node) NewOids(ctx context.Context, count int) (zodb.Oid, error) {
 	return n.log.NewOids(ctx, uint64(count))
 }
 
-// check refuses what is too large before it reaches the log.
+// check refuses what is too large, or no transaction, before it reaches the log.
 func (n *Node) check(txn *zodb.Txn) error {
 	for i := range txn.Writes {
 		w := &txn.Writes[i]
@@ -36,10 +37,35 @@ func (n *Node) check(txn *zodb.Txn) error {
 			return fmt.Errorf("oid %s has %d bytes, max-object-size is %d: %w", w.Oid, size, n.cfg.MaxObjectSize, ErrTooLarge)
 		}
 	}
+	if oid, twice := writtenTwice(txn.Writes); twice {
+		return fmt.Errorf("%w: two writes of oid %s in one transaction", ErrUsage, oid)
+	}
 	if size := index.CommitSize(txn); size > index.MaxTxnSize {
 		return fmt.Errorf("a transaction of %d bytes, the limit is %d: %w", size, index.MaxTxnSize, ErrTooLarge)
 	}
 	return nil
+}
+
+// writtenTwice looks for zodb.Txn's invariant: of two writes one would be lost, and the transaction's digest would be of both.
+func writtenTwice(writes []zodb.Write) (zodb.Oid, bool) {
+	rising := true
+	for i := 1; i < len(writes) && rising; i++ {
+		rising = writes[i-1].Oid < writes[i].Oid
+	}
+	if rising {
+		return 0, false
+	}
+	oids := make([]zodb.Oid, len(writes))
+	for i := range writes {
+		oids[i] = writes[i].Oid
+	}
+	slices.Sort(oids)
+	for i := 1; i < len(oids); i++ {
+		if oids[i-1] == oids[i] {
+			return oids[i], true
+		}
+	}
+	return 0, false
 }
 
 // Vote is Operations.Vote.

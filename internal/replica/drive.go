@@ -281,7 +281,7 @@ func (r *Replica) apply(m *raftpb.Message) error {
 		}
 		last = e.GetIndex()
 		if len(e.GetData()) > 0 {
-			r.deliver(o, len(e.GetData()))
+			r.deliver(o)
 		}
 	}
 	_ = r.locked(func() error { r.answer(m); return nil })

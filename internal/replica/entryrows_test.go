@@ -20,12 +20,13 @@ import (
 // rowStore is a log on a database of its own, below no raft.
 type rowStore struct {
 	*logStore
-	t    *testing.T
-	fs   *vfs.MemFS
-	shut func()
+	t       *testing.T
+	fs      *vfs.MemFS
+	shut    func()
+	applied uint64 // by whoever opens it next
 }
 
-func newRowStore(t *testing.T, fs *vfs.MemFS) *rowStore {
+func newRowStore(t *testing.T, fs *vfs.MemFS, applied uint64) *rowStore {
 	t.Helper()
 	db, err := pebble.Open("db", &pebble.Options{FS: fs, Logger: quiet{t}})
 	if err != nil {
@@ -33,11 +34,11 @@ func newRowStore(t *testing.T, fs *vfs.MemFS) *rowStore {
 	}
 	shut := sync.OnceFunc(func() { _ = db.Close() }) // what is looked at was read before
 	t.Cleanup(shut)
-	l, err := openLog(db, 0)
+	l, err := openLog(db, applied)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rowStore{l, t, fs, shut}
+	return &rowStore{l, t, fs, shut, applied}
 }
 
 type quiet struct{ t *testing.T }
@@ -104,7 +105,7 @@ func (s *rowStore) holds(entries ...*raftpb.Entry) {
 	if n := len(s.keys()); n != rows {
 		s.t.Errorf("%d rows, want %d", n, rows)
 	}
-	crashed := newRowStore(s.t, s.fs.CrashClone(vfs.CrashCloneCfg{}))
+	crashed := newRowStore(s.t, s.fs.CrashClone(vfs.CrashCloneCfg{}), s.applied)
 	defer crashed.shut()
 	for which, l := range []*logStore{s.logStore, crashed.logStore} {
 		first, _ := l.FirstIndex()
@@ -133,26 +134,27 @@ func (s *rowStore) holds(entries ...*raftpb.Entry) {
 var entrySizes = []int{0, 1, partBytes - 1, partBytes, partBytes + 1, 2 * partBytes, 2*partBytes + 1, 3*partBytes + 12345}
 
 func TestEntriesOfAnySizeAreTheSameAfterACrash(t *testing.T) {
-	s := newRowStore(t, vfs.NewCrashableMem())
+	s := newRowStore(t, vfs.NewCrashableMem(), 0)
 	var all []*raftpb.Entry
 	for n, size := range entrySizes {
 		all = append(all, entryOf(uint64(n+1), 1, size))
 		s.write(all[n:])
 		s.holds(all...)
 	}
-	one := newRowStore(t, vfs.NewCrashableMem())
+	one := newRowStore(t, vfs.NewCrashableMem(), 0)
 	one.write(all[:3], all[3:])
 	one.holds(all...)
 }
 
 func TestTruncationLeavesNoPartBehind(t *testing.T) {
-	s := newRowStore(t, vfs.NewCrashableMem())
+	s := newRowStore(t, vfs.NewCrashableMem(), 0)
 	var all []*raftpb.Entry
 	for n, size := range append(entrySizes, 10, 20) {
 		all = append(all, entryOf(uint64(n+1), 1, size))
 	}
 	s.write(all)
-	if err := s.truncate(uint64(len(entrySizes))); err != nil {
+	s.applied = uint64(len(entrySizes))
+	if err := s.truncate(s.applied); err != nil {
 		t.Fatal(err)
 	}
 	s.write([]*raftpb.Entry{entryOf(uint64(len(all)+1), 1, 30)})
@@ -163,7 +165,7 @@ func TestTruncationLeavesNoPartBehind(t *testing.T) {
 func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
 	for seed := range uint64(6) {
 		draw := rand.New(rand.NewPCG(seed, 5))
-		s := newRowStore(t, vfs.NewCrashableMem())
+		s := newRowStore(t, vfs.NewCrashableMem(), 0)
 		var model []*raftpb.Entry
 		for term := uint64(1); term < 9; {
 			var messages [][]*raftpb.Entry
@@ -187,6 +189,63 @@ func TestAReplacedTailLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// The mark does not promise more than the log holds, whenever a crash comes: with what was synced only, and with all that was written.
+func TestAShorterTailLowersTheMarkFirst(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem(), 0)
+	marked := func(s *rowStore) error { return s.openMark(Config{FS: s.fs, Dir: "db"}.withDefaults()) }
+	if err := marked(s); err != nil {
+		t.Fatal(err)
+	}
+	crashes := func(when string) {
+		t.Helper()
+		for _, unsynced := range []int{0, 100} {
+			cfg := vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(1, 1))}
+			crashed := newRowStore(t, s.fs.CrashClone(cfg), 0)
+			if err := marked(crashed); err != nil {
+				t.Errorf("%s, %d %% of what was not synced: %v", when, unsynced, err)
+			}
+			crashed.shut()
+		}
+	}
+	s.write([]*raftpb.Entry{entryOf(1, 1, 10), entryOf(2, 1, 10), entryOf(3, 1, 10), entryOf(4, 1, 10)})
+	if err := errors.Join(s.mark.promise(4), s.mark.file.Sync()); err != nil { // the system may write it at any time
+		t.Fatal(err)
+	}
+	crashes("promised")
+	large := entryOf(2, 2, 3*partBytes)
+	b, err := s.begin([]*raftpb.Message{{
+		Term: proto.Uint64(2), Vote: proto.Uint64(s.id), Commit: proto.Uint64(0), Entries: []*raftpb.Entry{large}, Responses: []*raftpb.Message{{}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	crashes("written")
+	if err := errors.Join(s.end(b), s.Append([]*raftpb.Entry{large})); err != nil {
+		t.Fatal(err)
+	}
+	crashes("synced")
+	if err := s.mark.promise(2); err != nil {
+		t.Fatal(err)
+	}
+	crashes("promised anew")
+	s.holds(entryOf(1, 1, 10), large)
+}
+
+// What is cut off was applied: a state that does not have it is not this log's.
+func TestALogThatBeginsBehindTheStateIsDamage(t *testing.T) {
+	s := newRowStore(t, vfs.NewCrashableMem(), 0)
+	s.write([]*raftpb.Entry{entryOf(1, 1, 10), entryOf(2, 1, 10), entryOf(3, 1, 10)})
+	if err := s.cut(2, 2, 10); err != nil {
+		t.Fatal(err)
+	}
+	for applied := range uint64(5) {
+		_, err := openLog(s.db, applied)
+		if damage := new(index.Corrupt); errors.As(err, &damage) != (applied < 2 || applied > 3) {
+			t.Errorf("%d applied: %v", applied, err)
+		}
+	}
+}
+
 // Leaders that take turns bring an entry back that was replaced, while one sync lasts or later.
 func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
 	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*partBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)
@@ -199,7 +258,7 @@ func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
 		"from the first on":         {{{entryOf(1, 4, 3*partBytes), large}, {one, large, last}}},
 		"replaced by a smaller one": {{{one, large}}, {{large, entryOf(3, 1, 2*partBytes)}, {entryOf(3, 2, 2*partBytes)}, {last}}},
 	} {
-		s := newRowStore(t, vfs.NewCrashableMem())
+		s := newRowStore(t, vfs.NewCrashableMem(), 0)
 		for _, messages := range rounds {
 			s.write(messages...)
 		}
@@ -212,7 +271,7 @@ func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
 
 func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	s := newRowStore(t, fs)
+	s := newRowStore(t, fs, 0)
 	var all []*raftpb.Entry
 	for i := range uint64(4) {
 		all = append(all, entryOf(i+1, 1, keepBytes))
@@ -224,11 +283,12 @@ func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
 	if err := s.db.LogData(nil, pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	s = newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	s = newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}), 0)
 	if n := len(s.stray); n != 3 {
 		t.Errorf("%d stray parts, want 3", n)
 	}
-	if err := s.truncate(4); err != nil { // what is there is applied
+	s.applied = 4 // what is there
+	if err := s.truncate(s.applied); err != nil {
 		t.Fatal(err)
 	}
 	s.write([]*raftpb.Entry{entryOf(5, 3, 10)})
@@ -237,7 +297,7 @@ func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
 
 func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	s := newRowStore(t, fs)
+	s := newRowStore(t, fs, 0)
 	first, large := entryOf(1, 1, 100), entryOf(2, 1, 3*partBytes)
 	s.write([]*raftpb.Entry{first})
 	if err := s.writeParts(large, 2); err != nil { // and then the process is killed
@@ -247,7 +307,7 @@ func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, next := range []*raftpb.Entry{large, entryOf(2, 2, 3*partBytes), entryOf(2, 2, 7)} { // the same again, of a later term, a small one
-		s := newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+		s := newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}), 0)
 		if n := len(s.stray); n != 2 {
 			t.Errorf("%d stray parts, want 2", n)
 		}
@@ -261,7 +321,7 @@ func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 }
 
 func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
-	whole := newRowStore(t, vfs.NewCrashableMem())
+	whole := newRowStore(t, vfs.NewCrashableMem(), 0)
 	whole.write([]*raftpb.Entry{entryOf(1, 1, 2*partBytes+5), entryOf(2, 1, 5)})
 	keys := whole.keys()
 	if len(keys) != 5 {
@@ -299,7 +359,7 @@ func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
 		"a row too long for a size":          set(keys[0], seal(keys[0], append([]byte{partedVersion}, make([]byte, 18)...))),
 		"a key of another length":            set(append(bytes.Clone(keys[0]), 1), part(keys[0], 1)),
 	} {
-		s := newRowStore(t, whole.fs.CrashClone(vfs.CrashCloneCfg{}))
+		s := newRowStore(t, whole.fs.CrashClone(vfs.CrashCloneCfg{}), 0)
 		b := s.db.NewBatch()
 		if err := errors.Join(damage(b), b.Commit(pebble.Sync)); err != nil {
 			t.Fatal(err)

@@ -28,6 +28,11 @@ func (l *logStore) begin(messages []*raftpb.Message) (*pebble.Batch, error) {
 		answers = answers || len(m.GetResponses()) > 0
 	}
 	entries, size := merged(messages), 64
+	if n := len(entries); n > 0 {
+		if err := l.mark.lower(entries[n-1].GetIndex()); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range entries {
 		size += 40
 		if n := shapeOf(e).parts(); n == 0 {

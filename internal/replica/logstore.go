@@ -138,6 +138,9 @@ func (l *logStore) readEntries(applied uint64) (err error) {
 	if err := r.end(); err != nil {
 		return err
 	}
+	if applied+1 < next {
+		return corrupt("the log", "it begins behind entry %d, but only %d are applied", next-1, applied)
+	}
 	if applied >= r.next {
 		return corrupt("the log", "it ends at entry %d, but %d are applied", r.next-1, applied)
 	}

@@ -15,8 +15,9 @@ import (
 //
 //	slot: version 1 | zero 3 | count 8 | entry 8 | crc32c of the 20 bytes before 4        two of them, written in turn; the higher count is the newer
 //
-// It is written after the sync it tells of and before anything is acknowledged, and never synced itself: a kill keeps it, a loss of
-// power may lose the latest ones, and the log is then held to a little less.
+// It is written after the sync it tells of and before anything is acknowledged, and not synced itself: a kill keeps it, a loss of
+// power may lose the latest ones, and the log is then held to a little less. Only where another leader's entries make the log shorter it is
+// lowered before they are written, and synced: a crash in between must not find it above their end.
 const (
 	markFile    = "mark"
 	markVersion = 1
@@ -90,6 +91,20 @@ func (m *mark) promise(last uint64) error {
 		return nil
 	}
 	return m.write(last)
+}
+
+// lower is called before the log is made to end at entry last, if it went further.
+func (m *mark) lower(last uint64) error {
+	if m == nil || last >= m.last {
+		return nil
+	}
+	if err := m.write(last); err != nil {
+		return err
+	}
+	if err := m.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", m.name, err)
+	}
+	return nil
 }
 
 // mend writes both slots anew, when all up to entry last is durable. As a promise, it is not synced.

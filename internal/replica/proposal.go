@@ -193,7 +193,7 @@ func (r *Replica) reproposeAll() {
 }
 
 // deliver tells the node, ends the reservation, then tells who waits, and the node that he was told.
-func (r *Replica) deliver(o index.Outcome, size int) {
+func (r *Replica) deliver(o index.Outcome) {
 	if r.cfg.Applied != nil {
 		r.cfg.Applied(o)
 	}
@@ -203,9 +203,6 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 	if o.Verdict == index.Committed {
 		r.mu.lastTid = max(r.mu.lastTid, o.Tid)
 	}
-	if first != nil && first.restore {
-		r.restored(o, size)
-	}
 	var doubt error
 	if err := r.mu.err; err != nil && !errors.Is(err, ErrClosed) {
 		doubt = &InDoubt{Txn: o.TxnID, Cause: err} // a broken replica acknowledges nothing, even what is durable
@@ -213,6 +210,9 @@ func (r *Replica) deliver(o index.Outcome, size int) {
 	var one [1]func(index.Outcome, error)
 	tells := one[:0]
 	for p := first; p != nil; p = p.next {
+		if p.restore {
+			r.restored(o, len(p.entry))
+		}
 		if p.tell != nil { // else he gave up, or was told already that the replica is broken
 			tells = append(tells, p.tell)
 			p.tell = nil

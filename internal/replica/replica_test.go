@@ -259,6 +259,27 @@ func TestRestoredTransactionsAreThereAfterDrain(t *testing.T) {
 	}
 }
 
+// The log's first entry of a transaction answers both; nobody waits for the second one any more.
+func TestATransactionThatIsRestoredTwiceIsUnderWayOnce(t *testing.T) {
+	p := open(t, vfs.NewMem(), true)
+	defer p.close(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for i := range zodb.Tid(200) {
+		x := txn(write(1, 0, "x"))
+		x.Tid = i + 1
+		if err := errors.Join(p.Restore(ctx, x), p.Restore(ctx, x)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.store.Stats(); st.LastTid != 200 || st.Records != 200 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestOidRangesOfManyCallersDoNotOverlap(t *testing.T) {
 	p := open(t, vfs.NewMem(), true)
 	defer p.close(t)

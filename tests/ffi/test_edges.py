@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import resource
 import subprocess
 import sys
+import weakref
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zodb_dht import _core
@@ -264,6 +268,11 @@ bad = [None, 5, -1, 1 << 70, 1.5, "text", "\\udc80", "t\\0t", b"", b"7 bytes", b
        [()], [(b8,)], [(b8, 5, b"")], [(5, b8, b"")], [(b8, b8, "x")], [(b8, "x")], [(b8, b8, b8, b8)],
        {}, {b8: b8}, [[b8, b8, b""]], memoryview(b8)]
 refused = 0
+for limit, message in (1 << 70, "a count"), (1, "no"):
+    try:
+        node.load_revisions(b16, limit, Odd())
+    except ValueError as e:
+        assert message in str(e), e  # the first that is bad; nothing runs behind it
 for (on, name), args in good.items():
     method = getattr(on, name)
     tries = [args + (b8,) * 9] + [args[:i] + (x,) + args[i + 1:] for i in range(len(args)) for x in bad]
@@ -492,13 +501,24 @@ except ImportError:
         import _interpreters as interpreters
     except ImportError:
         interpreters = None
+SUB = '''
+try:
+    from zodb_dht import _core, errors
+    _core.set_error_factory(errors.make_error)
+except ImportError:
+    pass
+'''
 if interpreters:
     try:
         sub = interpreters.create()
-        interpreters.run_string(sub, "try:\\n    import zodb_dht._core as c; c.version()\\nexcept ImportError: pass")
+        interpreters.run_string(sub, SUB)
         interpreters.destroy(sub)
     except RuntimeError as e:
         assert "ImportError" in str(e), e
+try:
+    second.open("peer", "{}")
+except errors.InUse:  # ours: the other's classes ended with it
+    pass
 storage.new_oid()
 assert first.version() == second.version()
 storage.close()
@@ -540,6 +560,19 @@ def test_calls_from_deep_within_the_main_thread(tmp_path: Path, limit: str, leve
 
 def test_a_second_import_and_a_subinterpreter(child: Child) -> None:
     assert child(AGAIN) == "done\n"
+
+
+def test_a_module_that_nobody_has_is_collected() -> None:
+    def load() -> list[weakref.ref[Any]]:
+        spec = importlib.util.spec_from_file_location("zodb_dht._core", _core.__file__)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return [weakref.ref(module), weakref.ref(module.Node), weakref.ref(module.View)]
+
+    left = load()
+    gc.collect()
+    assert [ref() for ref in left] == [None] * 3
 
 
 def test_the_core_has_the_version_of_the_package() -> None:

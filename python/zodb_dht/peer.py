@@ -36,6 +36,8 @@ class Peer:
         # root for the newest state: so nobody sees a transaction, or a head without it, before its callback was called.
         # Reentrant, since the callback may read. First of all locks; never taken by loads of views.
         self.head = threading.RLock()
+        # What a callback is being told of; set under head. Who has heard of it and reads it waits for the end of that.
+        self.announced: bytes | None = None
         # Guarded by head: called after each commit of a shared storage.
         self.watchers: list[Callable[[], None]] = []
         # An object that was never here may be stored on any serial: it lies in the base of a DemoStorage.

@@ -261,10 +261,12 @@ class Voted(Phase):
         with self.peer.head:
             try:
                 held.extend(map(node.finish, (self.txn_id,), (True,)))
+                self.peer.announced = held[0]
                 func(held[0])
             finally:
                 for tid in held:
                     node.publish(tid)
+                self.peer.announced = None
         return held[0]
 
 

@@ -270,6 +270,13 @@ class Voted(Phase):
         return held[0]
 
 
+def check_rises(tid: bytes, last: bytes) -> None:
+    """Regressed unless a transaction with this tid may follow the last one."""
+    if tid <= last:
+        mine, theirs = readable_tid_repr(tid), readable_tid_repr(last)
+        raise Regressed(f"tid {mine} does not rise above the last transaction's, {theirs}", tid=tid)
+
+
 class Restoring(Begun):
     """A transaction that keeps the tid it has elsewhere: what it restores is not compared with what is current."""
 
@@ -289,10 +296,7 @@ class Restoring(Begun):
         self.copies.append((oid, data))
 
     def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
-        last = self.peer.node.last_tid()
-        if self.tid <= last:
-            mine, theirs = readable_tid_repr(self.tid), readable_tid_repr(last)
-            raise Regressed(f"tid {mine} does not rise above the last transaction's, {theirs}", tid=self.tid)
+        check_rises(self.tid, self.peer.node.last_tid())
         resolved: list[bytes] = []
         if self.writes or self.reads:  # stored with a tid given: reserved like any other, until they are copied
             resolved = self._reserve(transform, untransform)

@@ -13,7 +13,7 @@ from ZODB.utils import oid_repr, readable_tid_repr
 from .conversion import Complaints, Progress, Report, blob_file, missing_file
 from .errors import DHTError, Unreadable, Usage
 from .peer import Peer
-from .tpc import metadata
+from .tpc import check_rises, metadata
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def copy_transactions(
         with complaints:
             for tid, transaction in transactions:
                 complaints.check(f"before transaction 0x{tid.hex()}")
+                check_rises(tid, last)
                 copying = _Copy(last, tid, transaction, peer, complaints)
                 last = tid
                 copying.stage(source, report)

@@ -64,6 +64,7 @@ class DHTError(StorageError):  # type: ignore[misc]
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
+        self.message = message  # a ZEO server sends an error's attributes, if it has any, in place of its arguments
         self.details = details
 
     @property

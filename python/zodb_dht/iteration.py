@@ -215,31 +215,40 @@ def _transactions(pieces: Pieces) -> Iterator[Transaction]:
         pieces.close()
 
 
-class Cursor(bytes):
-    """The oid that record_iternext goes on at, with what was read ahead from there; one that lost it reads anew."""
+class Walk:
+    """What record_iternext read ahead for the newest walk over a storage. Any thread; who lost it reads anew.
 
-    ahead: list[tuple[bytes, bytes, bytes]]  # in reverse order
+    A walk is known by the bytes object that it was told to go on at, not by equal ones, which may come much later. A
+    subclass of bytes could carry what was read, but no ZEO server can send it.
+    """
+
+    def __init__(self) -> None:
+        # (where it goes on, what was read from there in reverse order); replaced in one step.
+        self._ahead: tuple[bytes, list[tuple[bytes, bytes, bytes]]] | None = None
+
+    def next(self, node: Node, start: bytes | None) -> tuple[bytes, bytes, bytes, bytes | None]:
+        """The first current record from start on, and where the one behind it is; ValueError."""
+        kept = self._ahead
+        if kept is not None and start is kept[0]:
+            ahead, at_once = kept[1], CURRENT_AT_ONCE
+        else:
+            at_once = 2  # this one, and where the next one is
+            ahead = _current(node, p64(0) if start is None else start, at_once)
+        if not ahead:
+            raise ValueError("there is no object with this oid or a larger one")
+        oid, tid, data = ahead[-1]
+        rest = ahead[:-1]
+        if not rest and oid != b"\xff" * 8:
+            rest = _current(node, p64(u64(oid) + 1), at_once)
+        if not rest:
+            self._ahead = None
+            return oid, tid, data, None
+        following = rest[-1][0]
+        self._ahead = (following, rest)
+        return oid, tid, data, following
 
 
-def record_iternext(node: Node, start: bytes | None) -> tuple[bytes, bytes, bytes, bytes | None]:
-    """The first current record from start on, and where the one behind it is; ValueError."""
-    ahead = start.ahead if isinstance(start, Cursor) else None
-    if not ahead:
-        ahead = _current(node, p64(0) if start is None else start)
-    if not ahead:
-        raise ValueError("there is no object with this oid or a larger one")
-    oid, tid, data = ahead[-1]
-    rest = ahead[:-1]
-    if not rest and oid != b"\xff" * 8:
-        rest = _current(node, p64(u64(oid) + 1))
-    if not rest:
-        return oid, tid, data, None
-    following = Cursor(rest[-1][0])
-    following.ahead = rest
-    return oid, tid, data, following
-
-
-def _current(node: Node, start: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    records = node.current(start, CURRENT_AT_ONCE)
+def _current(node: Node, start: bytes, at_once: int) -> list[tuple[bytes, bytes, bytes]]:
+    records = node.current(start, at_once)
     records.reverse()
     return records

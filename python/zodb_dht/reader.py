@@ -10,6 +10,7 @@ from ZODB._compat import loads
 from ZODB.utils import maxtid
 
 from . import iteration, undo
+from .config import Settings
 from .errors import POSKeyError
 from .native import RevisionAndNext
 from .writer import Writer
@@ -17,6 +18,10 @@ from .writer import Writer
 
 class Reader(Writer):
     """What IStorage asks about the newest state and about history, and general information."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._walk = iteration.Walk()
 
     def getName(self) -> str:
         return self._settings.name or self._settings.path
@@ -74,7 +79,7 @@ class Reader(Writer):
 
     def record_iternext(self, next: bytes | None = None) -> tuple[bytes, bytes, bytes, bytes | None]:
         """(oid, tid, data, next) of the object at or behind `next` in order of oid; ValueError if there is none."""
-        return iteration.record_iternext(self._peer.node, next)
+        return self._walk.next(self._peer.node, next)
 
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
         return self._peer.node.load_serial(oid, serial)

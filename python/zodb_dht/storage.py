@@ -150,7 +150,8 @@ class DHTStorage(Blobs):
 
     def loadBefore(self, oid: bytes, tid: bytes) -> RevisionAndNext | None:
         peer = self._peer
-        if tid != maxtid:
+        announced = peer.announced
+        if tid != maxtid and (announced is None or tid <= announced):
             return peer.node.load_before(oid, tid)
         with peer.head:
             return peer.node.load_before(oid, tid)

@@ -261,11 +261,20 @@ class Voted(Phase):
         with self.peer.head:
             try:
                 held.extend(map(node.finish, (self.txn_id,), (True,)))
+                self.peer.announced = held[0]
                 func(held[0])
             finally:
                 for tid in held:
                     node.publish(tid)
+                self.peer.announced = None
         return held[0]
+
+
+def check_rises(tid: bytes, last: bytes) -> None:
+    """Regressed unless a transaction with this tid may follow the last one."""
+    if tid <= last:
+        mine, theirs = readable_tid_repr(tid), readable_tid_repr(last)
+        raise Regressed(f"tid {mine} does not rise above the last transaction's, {theirs}", tid=tid)
 
 
 class Restoring(Begun):
@@ -287,10 +296,7 @@ class Restoring(Begun):
         self.copies.append((oid, data))
 
     def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
-        last = self.peer.node.last_tid()
-        if self.tid <= last:
-            mine, theirs = readable_tid_repr(self.tid), readable_tid_repr(last)
-            raise Regressed(f"tid {mine} does not rise above the last transaction's, {theirs}", tid=self.tid)
+        check_rises(self.tid, self.peer.node.last_tid())
         resolved: list[bytes] = []
         if self.writes or self.reads:  # stored with a tid given: reserved like any other, until they are copied
             resolved = self._reserve(transform, untransform)

@@ -105,7 +105,7 @@ def test_a_copy_can_go_on_where_the_last_one_ended(storage: DHTStorage, tmp_path
 
     storage.copyTransactionsFrom(Rest())
     Compare().compare(source, storage)
-    with pytest.raises(Regressed):
+    with pytest.raises(Regressed, match="does not rise above the last"):
         storage.copyTransactionsFrom(source)
     Compare().compare(source, storage)
     db.close()

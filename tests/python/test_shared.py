@@ -14,7 +14,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.mvccadapter import MVCCAdapter
 from ZODB.POSException import ConflictError, POSKeyError
 from ZODB.tests.hexstorage import HexStorage
-from ZODB.utils import load_current, maxtid, p64, z64
+from ZODB.utils import load_current, maxtid, p64, u64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import OptionError, Unsupported
 from zodb_dht.mvcc import MVCCStorage
@@ -107,6 +107,27 @@ def test_an_own_commit_is_called_back_under_the_lock_before_it_is_the_last(share
     tid = shared.tpc_finish(txn, func)
     assert seen == [(tid, z64, True)]
     assert shared.lastTransaction() == tid and wrapper.heard == []
+
+
+def test_who_hears_of_a_commit_waits_for_what_it_wrote(shared: DHTStorage) -> None:
+    oid, before = new(shared, b"old")
+    found: list[Any] = []
+
+    def read(tid: bytes) -> None:
+        found.append(shared.loadBefore(oid, p64(u64(tid) + 1)))
+
+    def tell(tid: bytes) -> None:
+        reader = threading.Thread(target=read, args=(tid,))
+        readers.append(reader)
+        reader.start()
+        reader.join(0.2)  # long enough for one that does not wait
+
+    readers: list[threading.Thread] = []
+    txn = begun(shared, (oid, before, b"new"))
+    shared.tpc_vote(txn)
+    tid = shared.tpc_finish(txn, tell)
+    readers[0].join()
+    assert found == [(b"new", tid, None)]
 
 
 def test_others_commits_are_told_in_the_order_of_the_log(shared: DHTStorage) -> None:

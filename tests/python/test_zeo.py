@@ -12,7 +12,9 @@ from BTrees.Length import Length
 from persistent.mapping import PersistentMapping
 from transaction import TransactionManager
 from ZEO.ClientStorage import ClientStorage
+from ZEO.Exceptions import ServerException
 from ZODB import DB
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import ConflictError
 from ZODB.utils import maxtid
 from zodb_dht import DHTStorage
@@ -155,3 +157,27 @@ def test_iteration_and_history_go_through(address: str) -> None:
     assert oldest["tid"] == first
     assert storage.loadSerial(oid, first) == b"one"
     storage.close()
+
+
+def test_a_walk_over_the_current_records_meets_commits(address: str) -> None:
+    with closing(client(address)) as storage:
+        made = [new(storage, b"%d" % n) for n in range(30)]
+        got, following = [], None
+        while True:
+            oid, _, data, following = storage.record_iternext(following)
+            got.append((oid, data))
+            if following is None:
+                break
+            assert type(following) is bytes
+            if len(got) == 10:
+                commit(storage, (*made[10], b"before its turn"))
+        assert got == [(oid, b"before its turn" if n == 10 else b"%d" % n) for n, (oid, _) in enumerate(made)]
+
+
+def test_an_error_of_the_server_keeps_its_text(address: str) -> None:
+    with closing(client(address)) as storage:
+        transaction = TransactionMetaData(user="u" * 70000)
+        storage.tpc_begin(transaction)
+        with pytest.raises(ServerException, match="the transaction's user has 70000 bytes; the limit is 65535"):
+            storage.tpc_vote(transaction)
+        storage.tpc_abort(transaction)

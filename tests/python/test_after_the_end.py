@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +94,32 @@ def test_use_after_fork(storage: DHTStorage) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
     storage.tpc_finish(voted)
     holds(storage, oid, b"data", tid)
+
+
+AT_EXIT = """
+import atexit
+from zodb_dht import DHTStorage
+from ZODB.DB import DB
+from persistent.mapping import PersistentMapping
+
+db = DB(DHTStorage("peer"))
+with db.transaction() as connection:
+    connection.root()["a"] = PersistentMapping()
+
+def leave():
+    with db.transaction() as connection:
+        connection.root()["a"]["b"] = 1
+    assert sum(1 for transaction in db.storage.iterator() for record in transaction) == 4
+    db.pack()
+    db.close()
+    print("left")
+
+atexit.register(leave)
+"""
+
+
+def test_all_works_while_the_interpreter_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")

@@ -236,7 +236,8 @@ class Begun(Phase):
             return self.peer.node.vote(
                 self.txn_id,
                 self._seen(),
-                int(time.time() * 1e9),  # ZODB's clock: an application's tests may have set it
+                # ZODB's clock: an application's tests may have set it. Before 1970 it is no use: tids rise without it.
+                max(0, int(time.time() * 1e9)),
                 *within_limits(metadata(self.transaction)),
                 list(self.writes.values()),
                 list(self.reads.items()),

@@ -168,13 +168,16 @@ static PyObject *view_load(PyObject *self, PyObject *oid) {
 
 // load_slowly reads what is not in memory, without the GIL.
 static PyObject *load_slowly(View *v, PyObject *oid, const char *p) {
-    char buf[VIEW_BUFFER]; // not the view's: another thread may run meanwhile
+    char *buf = malloc(VIEW_BUFFER); // not the view's: another thread may run meanwhile. Nor the stack's: some threads have no more
     uint64_t tid, h = v->node->h, at = v->at;
     int64_t n;
+    if (!buf) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
-    n = zd_load(h, as_u64(p), at, buf, sizeof buf, &tid);
+    n = zd_load(h, as_u64(p), at, buf, VIEW_BUFFER, &tid);
     Py_END_ALLOW_THREADS
-    if (n >= 0) return revision(v, buf, n, tid);
+    PyObject *found = n >= 0 ? revision(v, buf, n, tid) : NULL;
+    free(buf);
+    if (n >= 0) return found;
     if (n == -2) {
         raise_panic();
         return NULL;

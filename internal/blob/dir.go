@@ -61,7 +61,7 @@ type Dir struct {
 	end   context.CancelFunc
 	wg    sync.WaitGroup // Stage's goroutines; Close waits
 	slots chan struct{}  // bounds how many files are hashed and synced at once
-	named func() error   // makes the directory's own names durable, once; what an earlier process made may not be
+	names names
 
 	buffers block.Buffers
 	follow  *follower // nil: files are hashed when they are staged
@@ -108,9 +108,31 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 		return nil, errors.Join(err, d.lock.Close())
 	}
 	refs.path = d.Path
-	d.named = sync.OnceValue(func() error { return syncDir(path) })
 	d.run, d.end = context.WithCancel(context.Background())
 	return d, nil
+}
+
+// names makes the names in the directory itself durable, once: what an earlier process made may not be.
+type names struct {
+	mu   sync.Mutex // guards all below. Stands alone; held during the one sync, which all wait for
+	done bool
+	err  error
+}
+
+// sync remembers what the sync said, since a second one would not tell of what it lost. Where the directory can't be opened, for want of file
+// descriptors, nothing is lost, and the next one tries again.
+func (n *names) sync(path string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.done {
+		return n.err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	n.done, n.err = true, errors.Join(f.Sync(), f.Close())
+	return n.err
 }
 
 // Vacant tells whether a directory, there or not, holds nothing but what Open makes.

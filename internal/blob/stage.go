@@ -122,7 +122,7 @@ func (d *Dir) durable(f *os.File) error {
 	var wg sync.WaitGroup
 	var dir, above error
 	wg.Go(func() { dir = syncDir(filepath.Dir(f.Name())) })
-	wg.Go(func() { above = d.named() })
+	wg.Go(func() { above = d.names.sync(d.path) })
 	err := f.Sync()
 	wg.Wait()
 	return errors.Join(err, dir, above)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,10 +50,17 @@ type Node struct {
 		changes changes
 		holds   map[zodb.TxnID]bool      // to be held when they are committed
 		held    map[zodb.Tid]*time.Timer // committed, waiting for Publish or their timer
+		behind  []waiter                 // committed behind a held one; in no order
 	}
 }
 
 type poisoning struct{ err error }
+
+// waiter is told once tid is visible. seen may neither block nor call the node.
+type waiter struct {
+	tid  zodb.Tid
+	seen func()
+}
 
 var _ Operations = (*Node)(nil)
 
@@ -199,6 +207,26 @@ func (n *Node) publishLocked() {
 	if uint64(to) > n.visible.Load() {
 		n.visible.Store(uint64(to))
 	}
+	n.mu.behind = slices.DeleteFunc(n.mu.behind, func(w waiter) bool {
+		if w.tid > n.Visible() {
+			return false
+		}
+		w.seen()
+		return true
+	})
+}
+
+// whenVisible calls seen once readers see tid, which is applied: at once, but for a held one before it. That waits for its lease at most.
+func (n *Node) whenVisible(tid zodb.Tid, seen func()) {
+	if n.Visible() < tid {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.Visible() < tid {
+			n.mu.behind = append(n.mu.behind, waiter{tid, seen})
+			return
+		}
+	}
+	seen()
 }
 
 // Publish is Operations.Publish.

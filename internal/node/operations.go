@@ -71,10 +71,11 @@ type Operations interface {
 	// them and votes again with the same ID, or aborts. A stale read is a *replica.StaleRead error. Blocks at most vote-wait.
 	Vote(ctx context.Context, txn *zodb.Txn) (stale []Conflict, err error)
 	// Finish commits what was voted; on return the transaction is durable and, unless hold, visible to readers. With hold
-	// it becomes visible by Publish(tid), or by itself when the transaction's lease ends.
+	// it becomes visible by Publish(tid), or by itself when the transaction's lease ends. Readers see transactions in order, so
+	// a Finish without hold waits for those that are held before it.
 	Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error)
-	// StartFinish is Finish for a caller who waits in his own way: done is called once, by the latest after finish-timeout, from any
-	// goroutine or before StartFinish returns. It may neither block nor call the node.
+	// StartFinish is Finish for a caller who waits in his own way: done is called once, by the latest after finish-timeout and a
+	// lease, from any goroutine or before StartFinish returns. It may neither block nor call the node.
 	StartFinish(id zodb.TxnID, hold bool, done func(zodb.Tid, error))
 	// Publish ends the hold on tid: readers see it as soon as nothing before it is held. It does not wait.
 	Publish(tid zodb.Tid)

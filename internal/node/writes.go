@@ -127,7 +127,13 @@ func (n *Node) Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, 
 	}
 	defer n.calls.RUnlock()
 	o, err := n.log.Finish(ctx, id)
-	return n.finished(id, &o, err)
+	tid, err := n.finished(id, &o, err)
+	if err == nil && !hold {
+		visible := make(chan struct{})
+		n.whenVisible(tid, func() { close(visible) })
+		<-visible
+	}
+	return tid, err
 }
 
 // StartFinish is Operations.StartFinish.
@@ -139,7 +145,11 @@ func (n *Node) StartFinish(id zodb.TxnID, hold bool, done func(zodb.Tid, error))
 	n.log.StartFinish(id, func(o index.Outcome, err error) {
 		tid, err := n.finished(id, &o, err)
 		n.calls.RUnlock()
-		done(tid, err)
+		if err != nil || hold {
+			done(tid, err)
+			return
+		}
+		n.whenVisible(tid, func() { done(tid, nil) })
 	})
 }
 

@@ -152,6 +152,7 @@ class Pieces:
         self._more = True
         self._last: Piece | None = None
         self._ahead: Future[Piece] | None = None
+        self._alone = False  # there is no thread to read ahead
         self._thread: ThreadPoolExecutor | None = None  # made by the first read_ahead, whose tasks do not overlap
 
     def next(self) -> Piece:
@@ -163,11 +164,14 @@ class Pieces:
 
     def read_ahead(self, piece: Piece) -> None:
         """Begin to read the piece after the newest, whose records are in use."""
-        if piece is not self._last or self._ahead is not None:
+        if piece is not self._last or self._ahead is not None or self._alone:
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "zodb_dht iterator")
-        self._ahead = self._thread.submit(self._take_and_read)
+        try:
+            self._ahead = self._thread.submit(self._take_and_read)
+        except RuntimeError:  # no thread starts any more: the interpreter ends, or the process has all that it may
+            self._alone = True  # for good, since a task may be queued that must not run
 
     def close(self) -> None:
         """End the thread. Transactions that were handed out can be iterated still."""

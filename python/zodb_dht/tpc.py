@@ -88,6 +88,7 @@ class Begun(Phase):
         self.reads: dict[bytes, bytes] = {}  # serial by oid
         self.forced: set[bytes] = set()  # restored, so written over whatever is current
         self.blobs = False  # the core has staged a file for it
+        self.asked = False  # the core may have reserved something for it
         self.resolve: Resolver | None = None  # in place of ZODB's own conflict resolution
         # By oid: the write that undos were computed on, None for what is committed; and the tids undone, in order.
         self.undos: dict[bytes, tuple[Write | None, list[bytes]]] = {}
@@ -162,7 +163,9 @@ class Begun(Phase):
         self.reads[oid] = serial
 
     def abort(self) -> None:
-        if self.blobs:  # else the core has not heard of it
+        if self.asked:  # else the core has not heard of it, but for its blobs
+            super().abort()
+        if self.blobs:
             self.peer.node.abort(self._staged_as())
 
     def vote(self, transform: Transform, untransform: Transform) -> tuple[Phase, list[bytes]]:
@@ -228,11 +231,13 @@ class Begun(Phase):
         return self.snapshot  # what else it writes was made of a state that nobody knows
 
     def _ask(self) -> list[Conflict]:
+        self.asked = True  # first: a signal's handler may raise behind the answer
         try:
             return self.peer.node.vote(
                 self.txn_id,
                 self._seen(),
-                int(time.time() * 1e9),  # ZODB's clock: an application's tests may have set it
+                # ZODB's clock: an application's tests may have set it. Before 1970 it is no use: tids rise without it.
+                max(0, int(time.time() * 1e9)),
                 *within_limits(metadata(self.transaction)),
                 list(self.writes.values()),
                 list(self.reads.items()),
@@ -342,7 +347,6 @@ class Failed(Phase):
         self._before = before
 
     def abort(self) -> None:
-        super().abort()
         self._before.abort()
 
 

@@ -133,11 +133,12 @@ class Writer(ConflictResolvingStorage):  # type: ignore[misc]
         return tid
 
     def tpc_abort(self, transaction: Any) -> None:
-        phase = self._phases.pop(id(transaction), None)
+        phase = self._phases.get(id(transaction))
         if phase is None:
             return  # not ours: ignored, says IStorage
         with contextlib.suppress(Closed, Broken):  # then its reservations went with the peer, or are nothing any more
             phase.abort()
+        self._phases.pop(id(transaction), None)  # last: an abort that a signal's handler ended can be repeated
 
     def tpc_transaction(self) -> Any:
         """The transaction in progress, if it is the only one."""

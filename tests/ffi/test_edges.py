@@ -558,6 +558,48 @@ def test_calls_from_deep_within_the_main_thread(tmp_path: Path, limit: str, leve
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+SHALLOW = """\
+import threading
+from ZODB.Connection import TransactionMetaData
+from ZODB.utils import z64
+from zodb_dht import DHTStorage
+
+threading.stack_size(32 * 1024)  # the least that Python takes
+storage = DHTStorage("peer", cache_size="8MB")
+lives = []
+
+def live():
+    view = storage.new_instance()
+    view.poll_invalidations()
+    oid = view.new_oid()
+    for size in (10, 20_000, 200_000):
+        txn = TransactionMetaData()
+        view.tpc_begin(txn)
+        view.store(oid, view.getTid(oid) if size > 10 else z64, b"x" * size, "", txn)
+        view.tpc_vote(txn)
+        view.tpc_finish(txn)
+        view.poll_invalidations()
+        assert len(view.load(oid)[0]) == size
+    try:
+        view.load(b"missing!")
+    except KeyError:
+        lives.append(oid)
+
+threads = [threading.Thread(target=live) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(lives) == 4
+storage.close()
+print("done")
+"""
+
+
+def test_a_life_in_threads_of_the_least_stack(child: Child) -> None:
+    assert child(SHALLOW) == "done\n"
+
+
 def test_a_second_import_and_a_subinterpreter(child: Child) -> None:
     assert child(AGAIN) == "done\n"
 

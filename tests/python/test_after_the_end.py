@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +100,7 @@ def test_use_after_fork(storage: DHTStorage) -> None:
     holds(storage, oid, b"data", tid)
 
 
+<<<<<<< HEAD
 def refused_in_a_child(*calls: Callable[[], Any]) -> None:
     """Each is WrongProcess there, and none waits for a thread that did not come along."""
     pid = os.fork()
@@ -159,3 +163,32 @@ def test_a_fork_while_an_iterator_reads_ahead(storage: DHTStorage) -> None:
 
     refused_in_a_child(go_on)
     go_on()
+=======
+AT_EXIT = """
+import atexit
+from zodb_dht import DHTStorage
+from ZODB.DB import DB
+from persistent.mapping import PersistentMapping
+
+db = DB(DHTStorage("peer"))
+with db.transaction() as connection:
+    connection.root()["a"] = PersistentMapping()
+
+def leave():
+    with db.transaction() as connection:
+        connection.root()["a"]["b"] = 1
+    assert sum(1 for transaction in db.storage.iterator() for record in transaction) == 4
+    db.pack()
+    db.close()
+    print("left")
+
+atexit.register(leave)
+"""
+
+
+def test_all_works_while_the_interpreter_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+>>>>>>> h-stress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pickle import dumps
 
 import pytest
@@ -84,6 +85,15 @@ def test_commits_go_on_above_a_tid_of_the_far_future(either: DHTStorage) -> None
     assert either.tpc_finish(txn) == far
     assert commit(either, (p64(5), far, b"more")) == p64(u64(far) + 1)
     assert either.loadBefore(p64(5), maxtid) == (b"more", p64(u64(far) + 1), None)
+
+
+def test_commits_go_on_while_the_clock_is_wrong(either: DHTStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    oid = either.new_oid()
+    tid = z64
+    for clock in (time.time(), -1.0, 0.0, -2.3e9, time.time() + 1e8, time.time()):
+        monkeypatch.setattr(time, "time", lambda now=clock: now)
+        before, tid = tid, commit(either, (oid, tid, b"%f" % clock))
+        assert tid > before
 
 
 def test_reads_at_the_edges_of_time(either: DHTStorage) -> None:

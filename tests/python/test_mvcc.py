@@ -134,6 +134,30 @@ def test_no_tid_is_seen_before_its_callback_returns(storage: DHTStorage) -> None
     assert view.poll_invalidations() == [oid]
 
 
+def test_a_commit_behind_a_callback_returns_when_it_is_seen(storage: DHTStorage) -> None:
+    held, mine = storage.new_oid(), storage.new_oid()
+    voted, behind = begun(storage, (held, z64, b"held")), begun(storage, (mine, z64, b"mine"))
+    storage.tpc_vote(voted)
+    storage.tpc_vote(behind)
+    view = storage.new_instance()
+    view.poll_invalidations()
+    seen: list[object] = []
+
+    def finish() -> None:
+        tid = storage.tpc_finish(behind)
+        seen.extend([set(view.poll_invalidations() or ()), view.load(mine) == (b"mine", tid)])
+
+    other = threading.Thread(target=finish)
+
+    def func(tid: bytes) -> None:
+        other.start()
+        other.join(0.2)
+
+    storage.tpc_finish(voted, func)
+    other.join()
+    assert seen == [{held, mine}, True]
+
+
 def test_an_error_in_the_callback_does_not_hide_the_commit(storage: DHTStorage) -> None:
     oid = storage.new_oid()
     txn = begun(storage, (oid, z64, b"x"))

@@ -100,7 +100,6 @@ def test_use_after_fork(storage: DHTStorage) -> None:
     holds(storage, oid, b"data", tid)
 
 
-<<<<<<< HEAD
 def refused_in_a_child(*calls: Callable[[], Any]) -> None:
     """Each is WrongProcess there, and none waits for a thread that did not come along."""
     pid = os.fork()
@@ -163,7 +162,8 @@ def test_a_fork_while_an_iterator_reads_ahead(storage: DHTStorage) -> None:
 
     refused_in_a_child(go_on)
     go_on()
-=======
+
+
 AT_EXIT = """
 import atexit
 from zodb_dht import DHTStorage
@@ -191,4 +191,3 @@ def test_all_works_while_the_interpreter_ends(tmp_path: Path) -> None:
         [sys.executable, "-c", AT_EXIT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
->>>>>>> h-stress

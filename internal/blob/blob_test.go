@@ -513,6 +513,32 @@ func TestADirectoryOfSomebodyElseIsLeftAlone(t *testing.T) {
 	p.open()
 }
 
+func TestAMarkerThatNobodyWritesIsDamageWhereThePeerHasBlobs(t *testing.T) {
+	for _, blobs := range []bool{false, true} {
+		p := newPeer(t)
+		if blobs {
+			p.store(1, 1, 7, []byte("content"))
+		}
+		p.close()
+		for name, text := range map[string]string{".layout": "bu\x00hy", ".zodb_dht": "group 0"} {
+			marker := filepath.Join(p.path, name)
+			good, err := os.ReadFile(marker)
+			if err := errors.Join(err, os.WriteFile(marker, []byte(text), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			_, err = blob.Open(p.path, "00", blob.NewRefs(p.ds, p.state))
+			var damage *index.Corrupt
+			if errors.As(err, &damage) != blobs || errors.Is(err, blob.ErrForeign) == blobs || blobs && damage.File != marker {
+				t.Errorf("blobs %t, %s: %v", blobs, name, err)
+			}
+			if err := os.WriteFile(marker, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.open()
+	}
+}
+
 // A directory whose tmp would be emptied: / has one, and a FileStorage's blobs.
 func TestADirectoryWithoutAMarkerIsTakenOnlyIfItIsEmpty(t *testing.T) {
 	p := newPeer(t)

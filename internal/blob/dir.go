@@ -11,6 +11,7 @@ package blob
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +24,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -34,12 +36,13 @@ import (
 //	staged/<txn id>-<oid>      files of transactions without an outcome: 32 and 16 hex digits
 //	0x00/.../0x2a/0x<tid>.blob committed: a directory for each byte of the oid
 const (
-	layoutFile = ".layout"
-	layout     = "bushy"
-	tempDir    = "tmp"
-	stagedDir  = "staged"
-	suffix     = ".blob"
-	markDraft  = ".new" // behind a marker's name, until it is whole
+	layoutFile  = ".layout"
+	layout      = "bushy"
+	otherLayout = "lawn" // ZODB's other one
+	tempDir     = "tmp"
+	stagedDir   = "staged"
+	suffix      = ".blob"
+	markDraft   = ".new" // behind a marker's name, until it is whole
 )
 
 // PeerFile is the marker that says whose a blob directory is: "group <32 hex digits>".
@@ -71,7 +74,7 @@ type Dir struct {
 }
 
 // Open makes the directory if there is none, locks it, and takes stock of what is staged. refs outlives it. ErrForeign: something else is
-// there, or nothing where the peer has blobs; it was not touched.
+// there, or nothing where the peer has blobs; it was not touched. *index.Corrupt: a marker is damaged.
 func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	d := &Dir{path: path, refs: refs, slots: make(chan struct{}, 2), staged: make(map[zodb.TxnID]map[zodb.Oid]*staged)}
 	if err := claim(path, group, refs); err != nil {
@@ -83,7 +86,7 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 		}
 	}
 	if err := mark(filepath.Join(path, layoutFile), layout); err != nil {
-		return nil, err
+		return nil, damaged(path, group, refs, err)
 	}
 	_, unmarked := os.Lstat(filepath.Join(path, PeerFile))
 	if unmarked != nil {
@@ -92,7 +95,7 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 		}
 	}
 	if err := mark(filepath.Join(path, PeerFile), "group "+group+"\n"); err != nil {
-		return nil, err
+		return nil, damaged(path, group, refs, err)
 	}
 	if unmarked != nil { // before there is anything that would be foreign without it
 		if err := syncDir(path); err != nil {
@@ -200,10 +203,42 @@ func mark(name, text string) error {
 	case err != nil:
 		return fmt.Errorf("blob directory: %w", err)
 	case strings.TrimSuffix(string(raw), "\n") != strings.TrimSuffix(text, "\n"):
-		return fmt.Errorf("%s says %q, not %q: %w", name, raw, text, ErrForeign)
+		return &otherMark{name: name, says: string(raw), want: text}
 	default:
 		return nil
 	}
+}
+
+// otherMark is a marker that says something else: ErrForeign.
+type otherMark struct{ name, says, want string }
+
+func (e *otherMark) Error() string {
+	return fmt.Sprintf("%s says %q, not %q: %v", e.name, e.says, e.want, ErrForeign)
+}
+
+func (e *otherMark) Unwrap() error { return ErrForeign }
+
+// damaged makes *index.Corrupt of an otherMark that no peer and no ZODB writes, where this peer has blobs: those are theirs that say
+// otherwise.
+func damaged(path, group string, refs *Refs, err error) error {
+	var e *otherMark
+	if !errors.As(err, &e) {
+		return err
+	}
+	if filepath.Base(e.name) == layoutFile {
+		raw, _ := os.ReadFile(filepath.Join(path, PeerFile)) // unreadable: it is not known to be ours
+		if strings.TrimSpace(e.says) == otherLayout || strings.TrimSpace(string(raw)) != "group "+group {
+			return err
+		}
+	} else if id, ok := strings.CutPrefix(strings.TrimSuffix(e.says, "\n"), "group "); ok && len(id) == len(group) {
+		if _, odd := hex.DecodeString(id); odd == nil {
+			return err // another peer's
+		}
+	}
+	if some, failed := refs.some(); failed != nil || !some {
+		return errors.Join(err, failed)
+	}
+	return &index.Corrupt{File: e.name, Cause: fmt.Errorf("it says %q; if the files there are this peer's, write %q into it", e.says, e.want)}
 }
 
 // writeMark writes a marker that is there whole or not at all: a loss of power may leave any other name of an empty file, or of zeros, and

@@ -89,6 +89,10 @@ func openDirectory(path string, create bool) (_ *directory, err error) {
 	if err := d.readFormat(create); err != nil {
 		return nil, errors.Join(err, d.lock.Close())
 	}
+	name := filepath.Join(path, lockFile)
+	if err := sign(name); err != nil { // last: a directory that is refused is left as it was
+		return nil, errors.Join(pathError(name, err), d.lock.Close())
+	}
 	return d, nil
 }
 
@@ -108,14 +112,10 @@ func (d *directory) take() error {
 	if err != nil {
 		return pathError(d.path, err)
 	}
-	name := filepath.Join(d.path, lockFile)
 	if !ok {
-		raw, _ := os.ReadFile(name) // without it the pid is 0: still in use
+		raw, _ := os.ReadFile(filepath.Join(d.path, lockFile)) // without it the pid is 0: still in use
 		pid, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
 		return &InUse{Path: d.path, PID: pid}
-	}
-	if err := sign(name); err != nil {
-		return errors.Join(pathError(name, err), d.lock.Close())
 	}
 	return nil
 }

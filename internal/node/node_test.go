@@ -310,7 +310,8 @@ func TestADirectoryThatIsNoPeersIsNotTouched(t *testing.T) {
 	newer := filepath.Join(dir, "newer")
 	torn := filepath.Join(dir, "torn")
 	for path, text := range map[string]string{newer: "zodb_dht peer directory\nformat 2\ngroup 00\n", torn: "zodb_dht peer dir"} {
-		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "format"), []byte(text), 0o600)); err != nil {
+		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "format"), []byte(text), 0o600),
+			os.WriteFile(filepath.Join(path, "lock"), []byte("1234567\n"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -331,6 +332,11 @@ func TestADirectoryThatIsNoPeersIsNotTouched(t *testing.T) {
 	} {
 		if _, err := tryOpen(c.path, c.edit); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.path, err, c.want)
+		}
+	}
+	for _, path := range []string{newer, torn} {
+		if b, err := os.ReadFile(filepath.Join(path, "lock")); err != nil || string(b) != "1234567\n" {
+			t.Errorf("%s: its lock says %q, %v", path, b, err)
 		}
 	}
 }

@@ -85,7 +85,7 @@ const (
 	ZODBsReferences                   // as ZODB.serialize.referencesf: here, and the caller in records that are not known with certainty
 )
 
-// PackBegin starts a pack to the position `to`, or to the last transaction if that is older. false: there is nothing to do, as after a later pack. ErrPacking: another one is under way. thread is the
+// PackBegin starts a pack to the position `to`, or to the last transaction if that is older. false: there is nothing to do, as after a later pack or before all data. ErrPacking: another one is under way. thread is the
 // caller's, for Pin.
 func (n *Node) PackBegin(_ context.Context, to zodb.Tid, refs References, thread uint64) (bool, error) {
 	if err := n.enterWrite(); err != nil {
@@ -104,6 +104,13 @@ func (n *Node) PackBegin(_ context.Context, to zodb.Tid, refs References, thread
 	// What an earlier pack left is swept first: a survey would take rows for current that are garbage already.
 	sweep, compact := n.store.Unswept()
 	job.only = to < st.Horizon || to == st.Horizon && (!gc || n.pack.collected == to)
+	if !job.only && st.Horizon == 0 {
+		empty, err := n.nothingUpTo(to)
+		if err != nil {
+			return false, fmt.Errorf("pack to %s: %w", to, err)
+		}
+		job.only = empty
+	}
 	switch {
 	case job.only && !sweep && !compact:
 		return false, nil
@@ -115,6 +122,16 @@ func (n *Node) PackBegin(_ context.Context, to zodb.Tid, refs References, thread
 	}
 	n.pack.job = job
 	return true, nil
+}
+
+// nothingUpTo tells whether every transaction is after `to`. Of a database that was never packed.
+func (n *Node) nothingUpTo(to zodb.Tid) (bool, error) {
+	empty := true
+	err := n.store.Transactions(0, to, func(index.Header) bool {
+		empty = false
+		return false
+	})
+	return empty, err
 }
 
 // PackEnd gives a pack up, wherever it is; after its last step it does nothing.

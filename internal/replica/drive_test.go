@@ -311,6 +311,9 @@ func TestAHangingDiskLeavesNobodyWaiting(t *testing.T) {
 	if e := <-secondEnds; errors.As(e.err, &doubt) || !errors.Is(e.err, replica.ErrUnavailable) {
 		t.Errorf("what was never written ended with %v", e.err)
 	}
+	if e := replica.ErrUnavailable.Error(); strings.Contains(e, "majority") {
+		t.Error("there is a majority:", e)
+	}
 	if n := p.Status().Reservations; n != 1 {
 		t.Errorf("%d reservations, not that of the one in doubt", n)
 	}

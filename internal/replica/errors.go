@@ -9,8 +9,9 @@ import (
 
 // What a caller can branch on.
 var (
-	// ErrUnavailable says that no majority is reachable: nothing was written, try again later.
-	ErrUnavailable = errors.New("no majority of the voters is reachable")
+	// ErrUnavailable says that no majority is reachable, or that this process or its disk stood still for as long as an outcome is waited for:
+	// nothing was written, try again later.
+	ErrUnavailable = errors.New("the log did not answer in time")
 	// ErrBusy says that others held the transaction's objects for longer than vote-wait: nothing was written, try again.
 	ErrBusy = errors.New("the objects are reserved by others")
 	// ErrVoteLost says that the reservation ended before the commit: nothing was written, try again.

@@ -124,7 +124,7 @@ func (r *Replica) giveUpAll(before time.Time, cause error) {
 
 // expire tells those who waited for FinishTimeout.
 func (r *Replica) expire() {
-	r.giveUpAll(time.Now().Add(-r.cfg.FinishTimeout), fmt.Errorf("no outcome within %s: %w", r.cfg.FinishTimeout, ErrUnavailable))
+	r.giveUpAll(time.Now().Add(-r.cfg.FinishTimeout), fmt.Errorf("no outcome within %s (finish-timeout): no majority of the voters is reachable, or this process or its disk stood still: %w", r.cfg.FinishTimeout, ErrUnavailable))
 }
 
 // unchain forgets a waiter. REQUIRES: r.mu.

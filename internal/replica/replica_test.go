@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -132,6 +133,18 @@ func TestAStaleWriteIsToldAndReserved(t *testing.T) {
 	}
 	late.Writes[0].Base = tid
 	p.commit(t, late)
+}
+
+func TestBusySaysHowLongWasWaited(t *testing.T) {
+	p := open(t, vfs.NewMem(), true, func(cfg *replica.Config) { cfg.VoteWait = 20 * time.Millisecond })
+	defer p.close(t)
+	if _, err := p.Vote(t.Context(), txn(write(1, 0, "a"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.Vote(t.Context(), txn(write(1, 0, "b")))
+	if !errors.Is(err, replica.ErrBusy) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "20ms (vote-wait)") {
+		t.Fatal(err)
+	}
 }
 
 func TestAStaleReadIsRefusedAndLeavesNothingReserved(t *testing.T) {

@@ -73,12 +73,16 @@ func (t *table) acquire(ctx context.Context, g *grant, wait time.Duration) error
 	req := &request{g: g, ready: make(chan error, 1)}
 	t.queue = append(t.queue, req)
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	var failed error
 	select {
 	case err := <-req.ready:
 		return err
+	case <-timer.C:
+		failed = fmt.Errorf("%w: they were waited for %s (vote-wait)", ErrBusy, wait)
 	case <-ctx.Done():
+		failed = fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,7 +92,7 @@ func (t *table) acquire(ctx context.Context, g *grant, wait time.Duration) error
 	default:
 	}
 	t.drop(req)
-	return fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+	return failed
 }
 
 // known tells whether a transaction has a reservation or waits for one. REQUIRES: t.mu.

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from ZODB.utils import readable_tid_repr, z64
+from ZODB.FileStorage import FileStorage
+from ZODB.utils import maxtid, readable_tid_repr, z64
 
 from . import conversion, copying, history_free
 from .cli import tell
@@ -127,12 +128,18 @@ def _convert(options: argparse.Namespace) -> int:
     with _both(options) as (source, destination), Bar(sys.stderr) as bar:
         whole = history_free.keeps_history(source) and history_free.keeps_history(destination)
         compare = conversion if whole else history_free
+        # Others may have nowhere to put a status.
+        before = destination.lastTransaction() if isinstance(destination, (DHTStorage, FileStorage)) else maxtid
         transactions = compare.missing(source, destination, copied, bar.step)
         if options.verb == "import":
             copying.copy_transactions(source, transactions, destination._peer, copied, bar.step)
         else:
             conversion.restore(source, transactions, destination, copied, bar.step)
-        verified = compare.verify(source, destination, bar.step) if options.verify else None
+        verified = None
+        if options.verify and whole:
+            verified = conversion.verify(source, destination, bar.step, before)
+        elif options.verify:
+            verified = history_free.verify(source, destination, bar.step)
         last = destination.lastTransaction()
     document: dict[str, Any] = {
         "copied": {

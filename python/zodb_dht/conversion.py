@@ -20,7 +20,7 @@ from persistent.timestamp import TimeStamp
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
 from ZODB.POSException import Unsupported
-from ZODB.utils import oid_repr, u64, z64
+from ZODB.utils import maxtid, oid_repr, u64, z64
 
 from .errors import DHTError, Mismatch, NotAPrefix, OptionError, POSKeyError, Unreadable
 
@@ -265,10 +265,11 @@ def missing_file(oid: bytes, tid: bytes, report: Report) -> None:
     log.warning("the source has no file for the blob %s at 0x%s", oid_repr(oid), tid.hex())
 
 
-def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, str]:
+def verify(source: Any, destination: Any, progress: Progress, copied_after: bytes = maxtid) -> tuple[Report, str]:
     """Compare destination's transactions, their metadata and all bytes of records and blobs, with source's; Mismatch.
 
-    A peer's blobs are compared with their CIDs, too: Corrupt.
+    A peer's blobs are compared with their CIDs, too: Corrupt. The status of what was just now copied is compared, of
+    transactions after copied_after: earlier ones may be marked as packed in one of both since.
 
     Returns what was compared and a sha-256 over it: equal for equal histories, whatever storages hold them. What source
     has committed since the copy is not looked at.
@@ -278,9 +279,12 @@ def verify(source: Any, destination: Any, progress: Progress) -> tuple[Report, s
     originals = rising(closing(source.iterator()))
     for copy in closing(destination.iterator(None, last)):
         tid, original = next(originals, (None, None))
-        if tid != copy.tid:
+        if original is None or tid != copy.tid:
             found = "ends" if tid is None else f"has 0x{tid.hex()}"
             raise Mismatch(f"the destination has transaction 0x{copy.tid.hex()} where the source {found}", tid=copy.tid)
+        if copy.tid > copied_after and original.status != copy.status:
+            what = f"status {copy.status!r} instead of {original.status!r}"
+            raise Mismatch(f"transaction 0x{copy.tid.hex()}: the destination has {what}", tid=copy.tid)
         for oid, data, content in _compare(copy.tid, source, original, destination, copy):
             digest.update(copy.tid + oid + (b"-" if data is None else hashlib.sha256(data).digest()) + content)
             report.blobs += len(content) > 0

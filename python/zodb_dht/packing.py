@@ -56,7 +56,7 @@ def pack(node: Node, to: bytes, referencesf: References | None, progress: Progre
         # A signal's handler may raise between any two calls; within extend() there is no place for it.
         begun.extend(map(node.pack_begin, (to,), (referencesf is not None,), (referencesf is _ZODBS,)))
         if not begun[0]:
-            log.info("nothing to pack: %s is not after the last pack", tid_repr(to))
+            log.info("nothing to pack: %s is not after the last pack, or before all data", tid_repr(to))
             return False
         while True:
             phase, done, total, finished, records = node.pack_step(refs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Callable
 
 from ZODB.blob import FilesystemHelper
@@ -54,6 +55,7 @@ class Peer:
         self._lock = threading.Lock()
         self._next = self._end = 0
         self._users = 1
+        _peers.add(self)
 
     @property
     def head(self) -> threading.RLock:
@@ -89,6 +91,14 @@ class Peer:
             if self._next <= n < self._end:
                 self._next = n + 1
 
+    def forked(self) -> None:
+        """In a child: the range at hand is its parent's, and the core gives it no other.
+
+        A thread that did not come along may hold the lock.
+        """
+        self._next = self._end = 0
+        self._lock = threading.Lock()
+
     def share(self) -> Peer:
         """One user more."""
         here(self.node, self._pid)
@@ -106,3 +116,15 @@ class Peer:
             last = self._users == 0
         if last:
             self.node.close()
+
+
+_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+"""For _forked: os.register_at_fork keeps what it is given for good."""
+
+
+def _forked() -> None:
+    for peer in _peers:
+        peer.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ZODB.Connection import TransactionMetaData
-from ZODB.utils import maxtid, p64, z64
+from ZODB.utils import maxtid, p64, u64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Closed, WrongProcess
 from zodb_dht.iteration import TRANSACTIONS_AT_ONCE
@@ -116,6 +116,15 @@ def refused_in_a_child(*calls: Callable[[], Any]) -> None:
             os._exit(wrong)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_child_gets_no_oid_from_its_parents_range(storage: DHTStorage) -> None:
+    first = storage.new_oid()
+    view = storage.new_instance()
+    refused_in_a_child(storage.new_oid, view.new_oid)
+    with storage._peer._lock:  # a thread of the parent's that asks for oids, too
+        refused_in_a_child(storage.new_oid)
+    assert u64(storage.new_oid()) == u64(first) + 1
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -148,6 +148,32 @@ def test_verification_names_what_differs(
         conversion.verify(storage, other, lambda *_: None)
 
 
+def test_verification_compares_the_status_of_what_was_copied(storage: DHTStorage, open_storage: Opener) -> None:
+    other = open_storage("other")
+    for one, status in ((storage, "p"), (other, " ")):
+        one._peer.node.restore(b"t" * 16, p64(7), status, b"", b"", b"", [(p64(1), b"one")])
+        one._peer.node.drain()
+    with pytest.raises(Mismatch, match="status ' ' instead of 'p'") as caught:
+        conversion.verify(storage, other, lambda *_: None, z64)
+    assert caught.value.tid == p64(7)
+    conversion.verify(storage, other, lambda *_: None, p64(7))  # it was there before: one of both was packed since
+
+
+def test_copies_of_packed_sources_are_verified(
+    site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, peer, back = site(5), tmp_path / "peer", tmp_path / "Back.fs"
+    with closing(DB(FileStorage(str(source)))) as db:
+        db.pack()
+    site(1)
+    assert run(capsys, "import", source, peer, "--verify")[0] == 0
+    with closing(DB(DHTStorage(peer, create=False))) as db:
+        db.pack()
+    assert run(capsys, "export", peer, back, "--verify")[0] == 0
+    with closing(FileStorage(str(back), read_only=True)) as copy:
+        assert {t.status for t in copy.iterator()} == {"p"}
+
+
 def test_large_transactions_are_iterated_in_pieces(storage: DHTStorage) -> None:
     source_tids = []
     serials: dict[bytes, bytes] = {}

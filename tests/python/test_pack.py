@@ -109,6 +109,16 @@ def test_a_pack_to_days_ago_deletes_nothing(site: Site) -> None:
     assert site.storage._stats()["records"] == records
 
 
+def test_a_pack_to_before_all_data_reads_nothing(site: Site) -> None:
+    _, serial = site.storage.load(z64)
+    commit(site.storage, (z64, serial, b"no pickle"))
+    before = site.storage._stats()
+    site.storage.pack(time.time() - 3600, referencesf)
+    assert site.storage._stats() == before
+    with pytest.raises(Failed, match="references"):
+        site.storage.pack(time.time(), referencesf)
+
+
 def test_a_pack_in_the_past_of_another_does_nothing(site: Site) -> None:
     site.commit(a=PersistentMapping())
     early = time.time()

@@ -115,6 +115,30 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 	return d, nil
 }
 
+// OpenFrozen is Open where nothing can be written, and nothing is: what lies in tmp and staged stays there. Others may read beside.
+func OpenFrozen(path, group string, refs *Refs) (*Dir, error) {
+	if err := claim(path, group, refs); err != nil {
+		return nil, err
+	}
+	for name, text := range map[string]string{layoutFile: layout, PeerFile: "group " + group} {
+		if err := checkMark(filepath.Join(path, name), text); err != nil {
+			return nil, damaged(path, group, refs, fmt.Errorf("blob directory: %w", err))
+		}
+	}
+	d := &Dir{path: path, refs: refs, slots: make(chan struct{}, 2), staged: make(map[zodb.TxnID]map[zodb.Oid]*staged)}
+	d.lock = flock.New(filepath.Join(path, PeerFile))
+	if ok, err := d.lock.TryRLock(); err != nil || !ok {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrInUse), err)
+	}
+	d.at.Path = path
+	if err := d.at.There(); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
+	}
+	refs.path = d.Path
+	d.run, d.end = context.WithCancel(context.Background())
+	return d, nil
+}
+
 // names makes the names in the directory itself durable, once: what an earlier process made may not be.
 type names struct {
 	mu   sync.Mutex // guards all below. Stands alone; held during the one sync, which all wait for
@@ -202,11 +226,17 @@ func mark(name, text string) error {
 		return nil
 	case err != nil:
 		return fmt.Errorf("blob directory: %w", err)
-	case strings.TrimSuffix(string(raw), "\n") != strings.TrimSuffix(text, "\n"):
-		return &otherMark{name: name, says: string(raw), want: text}
 	default:
-		return nil
+		return checkMark(name, text)
 	}
+}
+
+func checkMark(name, text string) error {
+	raw, err := os.ReadFile(name)
+	if err == nil && strings.TrimSuffix(string(raw), "\n") != strings.TrimSuffix(text, "\n") {
+		err = &otherMark{name: name, says: string(raw), want: text}
+	}
+	return err
 }
 
 // otherMark is a marker that says something else: ErrForeign.

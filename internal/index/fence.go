@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"strings"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type fence struct {
 	spent   atomic.Bool // what the logs hold is in tables: they are about to be removed
 	noted   atomic.Bool // the closing note lies there
 	left    atomic.Bool // nobody reads tables any more but compactions, which are not waited for
+	frozen  bool        // Config.Frozen
 	broken  func(error)
 	park    func(error)
 	there   func() error // Config.There
@@ -73,6 +75,14 @@ type fenced struct {
 
 // Unwrap is vfs.FS's.
 func (f *fenced) Unwrap() vfs.FS { return f.FS }
+
+// Lock is vfs.FS's.
+func (f *fenced) Lock(name string) (io.Closer, error) {
+	if f.fence.frozen {
+		return io.NopCloser(nil), nil
+	}
+	return f.FS.Lock(name)
+}
 
 // OpenDir is vfs.FS's.
 func (f *fenced) OpenDir(name string) (vfs.File, error) {

@@ -31,6 +31,8 @@ type Config struct {
 	// replay. 0 means 16 MiB.
 	MemTableBytes uint64
 	Create        bool
+	// Frozen writes nothing, nor takes Pebble's lock: ErrUnclosed if there is something to replay.
+	Frozen bool
 	// Resting holds compactions back until Settle, or until something was flushed: who commits needs them.
 	Resting bool
 	// Broken is called, at most a few times and from any goroutine, when Pebble can't go on: a failed write or fsync, a
@@ -48,6 +50,9 @@ type Config struct {
 // ErrMoved says that a directory is not any more where it was opened.
 var ErrMoved = errors.New("it was moved, removed or replaced while it was open; end this process, nothing is written there any more")
 
+// ErrUnclosed says that a directory was not closed in order, so that an open has to write.
+var ErrUnclosed = errors.New("it was not closed in order, and nothing can be written here; open it once where that is possible")
+
 const (
 	defaultBlockCache = 64 << 20
 	defaultMemTable   = 16 << 20
@@ -63,6 +68,7 @@ type Store struct {
 	db       *pebble.DB
 	cache    *pebble.Cache
 	broken   atomic.Bool
+	frozen   bool // Config.Frozen
 	fence    fence
 	opts     *pebble.Options
 	fs       vfs.FS
@@ -117,6 +123,10 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Frozen && before.logs > 0 {
+		return nil, fmt.Errorf("open %s: %w", cfg.Dir, ErrUnclosed)
+	}
+	s.frozen, s.fence.frozen = cfg.Frozen, cfg.Frozen
 	s.damaged = before.damaged
 	s.fence.noted.Store(before.noted)
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
@@ -194,6 +204,7 @@ func (s *Store) openPebble(cfg Config, names []string, compactions *compactions)
 		EventListener:      log.events(compactions.settle),
 		MemTableSize:       orDefault(cfg.MemTableBytes, defaultMemTable),
 		ErrorIfNotExists:   !cfg.Create,
+		ReadOnly:           cfg.Frozen,
 		// Two flushed memtables may wait; then writers do, so that memory stays bounded.
 		MemTableStopWritesThreshold: 4,
 		// Fewer, larger compactions: what they cost, applications on the other cores feel. Loads skip tables by their filters.
@@ -361,6 +372,12 @@ func (s *Store) Abandon() { s.abandon() }
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	s.settling.Wait()
+	if s.frozen {
+		defer s.cache.Unref()
+		s.compacting.end()
+		s.compacting.wait.Wait()
+		return s.db.Close()
+	}
 	if !s.broken.Load() && s.fence.check() == nil {
 		copying := s.dense.Swap(true)
 		written := s.db.Metrics().WAL.BytesIn

@@ -33,6 +33,10 @@ func (n *Node) openBlobs() error {
 		return err
 	}
 	n.refs = blob.NewRefs(refs, n.store)
+	if n.dir.frozen {
+		n.blobs, err = blob.OpenFrozen(path, hex.EncodeToString(n.dir.group[:]), n.refs)
+		return openError(path, err)
+	}
 	n.blobs, err = blob.Open(path, hex.EncodeToString(n.dir.group[:]), n.refs)
 	if err != nil {
 		return openError(path, err)

@@ -22,7 +22,8 @@ type Config struct {
 	Path string `json:"-"`
 	// Create makes the directory, and a group of this one peer, if there is none and ReadOnly is off.
 	Create bool `json:"create"`
-	// ReadOnly refuses what writes objects, and makes no directory. The peer itself goes on being one: it replays its log.
+	// ReadOnly refuses what writes objects, and makes no directory. The peer itself goes on being one: it replays its log. Where nothing can be
+	// written, nothing is, and several may read: then the directory must have been closed in order.
 	ReadOnly bool `json:"read-only"`
 	// CacheSize bounds the memory for records, in bytes: three eighths hold records, a quarter table blocks. 0 means 256 MiB; at least 8 MiB.
 	CacheSize int64 `json:"cache-size"`

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"github.com/zodb-dht/zodb_dht/internal/blob"
 	"github.com/zodb-dht/zodb_dht/internal/index"
@@ -61,11 +62,13 @@ type directory struct {
 	path  string
 	lock  *flock.Flock
 	fresh bool // it has no format file yet
-	group [16]byte
+	// frozen: it was opened for reading, where nothing can be written: nothing is, and others may read beside.
+	frozen bool
+	group  [16]byte
 }
 
 // openDirectory makes the directory if it may, locks it and reads its format file.
-func openDirectory(path string, create bool) (_ *directory, err error) {
+func openDirectory(path string, create, readOnly bool) (_ *directory, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !create:
@@ -83,11 +86,15 @@ func openDirectory(path string, create bool) (_ *directory, err error) {
 	if err := d.checkForeign(create); err != nil {
 		return nil, err
 	}
+	d.frozen = readOnly && !d.writable()
 	if err := d.take(); err != nil {
 		return nil, err
 	}
 	if err := d.readFormat(create); err != nil {
 		return nil, errors.Join(err, d.lock.Close())
+	}
+	if d.frozen {
+		return d, nil
 	}
 	name := filepath.Join(path, lockFile)
 	if err := sign(name); err != nil { // last: a directory that is refused is left as it was
@@ -107,8 +114,22 @@ func pathError(path string, err error) error {
 	}
 }
 
+// writable tells whether this process may write all that an open writes. What is not there or can't be asked for counts as writable: the open tells.
+func (d *directory) writable() bool {
+	for _, name := range []string{d.path, filepath.Join(d.path, lockFile), d.database()} {
+		if err := unix.Access(name, unix.W_OK); errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+			return false
+		}
+	}
+	return true
+}
+
 func (d *directory) take() error {
-	ok, err := d.lock.TryLock()
+	try := d.lock.TryLock
+	if d.frozen {
+		try = d.lock.TryRLock
+	}
+	ok, err := try()
 	if err != nil {
 		return pathError(d.path, err)
 	}

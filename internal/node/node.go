@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -78,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 	n.pins.held = make(map[uint64]pin)
 	n.sweep.init()
 	n.mu.holds, n.mu.held = make(map[zodb.TxnID]bool), make(map[zodb.Tid]*time.Timer)
-	if n.dir, err = openDirectory(cfg.Path, cfg.Create && !cfg.ReadOnly); err != nil {
+	if n.dir, err = openDirectory(cfg.Path, cfg.Create && !cfg.ReadOnly, cfg.ReadOnly); err != nil {
 		return nil, err
 	}
 	n.cache = newRecordCache(cfg.CacheSize * 3 / 8) // stop gives its memory back
@@ -91,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (_ *Node, err error) {
 func (n *Node) start(ctx context.Context) (err error) {
 	at := blob.Place{Path: n.dir.database()}
 	n.store, err = index.Open(index.Config{
-		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, CacheBytes: n.cfg.CacheSize / 4, Resting: true,
+		Dir: n.dir.database(), FS: n.cfg.FS, Create: n.dir.fresh, Frozen: n.dir.frozen, CacheBytes: n.cfg.CacheSize / 4, Resting: true,
 		Broken: n.Poison, Sweeping: n.removeBlobs, There: at.There, Logger: n.cfg.Logger,
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.mu.applied, n.mu.changes.from = st.LastTid, st.LastTid
 	n.visible.Store(uint64(st.LastTid))
 	n.log, err = replica.Open(ctx, replica.Config{
-		DB: n.store.DB(), Left: n.store.Left(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Told: n.told, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
+		DB: n.store.DB(), Frozen: n.dir.frozen, Left: n.store.Left(), FS: n.cfg.FS, Dir: n.dir.database(), State: n.store, Applied: n.applied, Told: n.told, Parked: n.store.Parked(), Poisoned: n.Poison, Logger: n.cfg.Logger,
 		VoteWait: time.Duration(n.cfg.VoteWait), Lease: time.Duration(n.cfg.Lease),
 		FinishTimeout: time.Duration(n.cfg.FinishTimeout),
 	})
@@ -126,7 +127,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := n.apart(func() error { return n.blobs.Resolve(ctx) }); err != nil {
 		return err
 	}
-	n.sweep.start(n)
+	if !n.dir.frozen {
+		n.sweep.start(n)
+	}
 	return nil
 }
 
@@ -146,6 +149,9 @@ func openError(path string, err error) error {
 	}
 	if p := pathError(path, err); errors.Is(p, ErrPermission) {
 		return p
+	}
+	if errors.Is(err, index.ErrUnclosed) {
+		return fmt.Errorf("%w: %w", ErrPermission, err)
 	}
 	return err
 }

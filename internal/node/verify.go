@@ -22,7 +22,7 @@ type Report struct {
 
 // Verify opens the peer in dir, reads and hashes all that it holds, and closes it: an error if it does not open.
 func Verify(ctx context.Context, dir string, progress func(done, total uint64)) (Report, error) {
-	n, err := Open(ctx, Config{Path: dir})
+	n, err := Open(ctx, Config{Path: dir, ReadOnly: true})
 	if err != nil {
 		return Report{}, err
 	}

@@ -57,7 +57,7 @@ func (l *logStore) openMark(cfg Config) error {
 	if cfg.Dir == "" {
 		return nil
 	}
-	m, sound, err := openMark(cfg.FS, cfg.Dir)
+	m, sound, err := openMark(cfg.FS, cfg.Dir, cfg.Frozen)
 	if err != nil {
 		return err
 	}
@@ -69,8 +69,10 @@ func (l *logStore) openMark(cfg Config) error {
 	if !sound {
 		l.damaged = corrupt(m.name, "a slot of the log's mark is unreadable; the log was held to the promise before it, entry %d", m.last)
 		cfg.Logger.Warn("damage that loses nothing", "error", l.damaged, "last", last)
-		if err := m.mend(last); err != nil {
-			return errors.Join(err, m.close())
+		if !cfg.Frozen {
+			if err := m.mend(last); err != nil {
+				return errors.Join(err, m.close())
+			}
 		}
 	}
 	l.mark = m

@@ -47,15 +47,22 @@ func decodeMark(b []byte) (count, last uint64, ok bool) {
 
 // openMark opens the mark in dir, making it if there is none. sound is false if a slot is unreadable: a loss of power tears a slot
 // at most, and its neighbour, one promise older, is used.
-func openMark(fsys vfs.FS, dir string) (m *mark, sound bool, err error) {
+func openMark(fsys vfs.FS, dir string, frozen bool) (m *mark, sound bool, err error) {
 	m = &mark{name: fsys.PathJoin(dir, markFile)}
-	if m.file, err = fsys.OpenReadWrite(m.name, vfs.WriteCategoryUnspecified); err != nil {
+	if frozen {
+		m.file, err = fsys.Open(m.name)
+	} else {
+		m.file, err = fsys.OpenReadWrite(m.name, vfs.WriteCategoryUnspecified)
+	}
+	if err != nil {
 		return nil, false, fmt.Errorf("open %s: %w", m.name, err)
 	}
 	var slots [2 * markSlot]byte
 	switch n, err := m.file.ReadAt(slots[:], 0); {
 	case err != nil && !errors.Is(err, io.EOF):
 		return nil, false, errors.Join(fmt.Errorf("read %s: %w", m.name, err), m.file.Close())
+	case n == 0 && frozen:
+		return m, false, nil
 	case n == 0: // it was not there
 		return m, true, m.make(fsys, dir)
 	default:

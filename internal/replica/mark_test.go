@@ -11,7 +11,7 @@ import (
 
 func reopened(t *testing.T, dir string) (*mark, bool) {
 	t.Helper()
-	m, sound, err := openMark(vfs.Default, dir)
+	m, sound, err := openMark(vfs.Default, dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}

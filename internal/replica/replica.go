@@ -57,6 +57,8 @@ type Config struct {
 	Lease time.Duration
 	// FinishTimeout is how long Finish waits for an outcome before it is in doubt. 0 means 30s.
 	FinishTimeout time.Duration
+	// Frozen opens a voter that rests and is never roused, where nothing can be written.
+	Frozen bool
 	// Tick is Raft's unit of time; elections take 10 of them. 0 means 100ms.
 	Tick time.Duration
 	// Clock gives tids and the age of votes. nil: time.Now.

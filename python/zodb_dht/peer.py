@@ -68,17 +68,14 @@ class Peer:
 
     def new_oid(self) -> bytes:
         """An oid nobody was given before."""
-        if not self._lock.acquire(blocking=False):  # asking for the process takes longer than the rest
+        if self._lock.locked():  # asking for the process takes longer than the rest
             here(self.node, self._pid)
-            self._lock.acquire()
-        try:
+        with self._lock:
             if self._next == self._end:
                 self._next = self.node.new_oids(OIDS_AT_ONCE)
                 self._end = self._next + OIDS_AT_ONCE
             n = self._next
             self._next = n + 1
-        finally:
-            self._lock.release()
         return p64(n)
 
     def used_oid(self, oid: bytes) -> None:

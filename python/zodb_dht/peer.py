@@ -44,8 +44,8 @@ class Peer:
         # The core made the directory, with ZODB's marker in it, and knows where it is.
         self.fshelper = FilesystemHelper(node.blob_dir(), "bushy")
         self._head = threading.RLock()
-        # What a callback is being told of, and in which thread; set under head. Who has heard of it and reads it waits for
-        # the end of that.
+        # What a callback is being told of, and in which thread; set under head. Who has heard of it and reads it waits
+        # for the end of that.
         self.announced: bytes | None = None
         self.announcer = 0
         # Guarded by head: called after each commit of a shared storage.

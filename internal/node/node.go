@@ -249,12 +249,15 @@ func (n *Node) Publish(tid zodb.Tid) {
 // Poison ends this node's commits for good; the first cause is kept. It may be called from any goroutine, also one that
 // holds Pebble's locks: it waits for nothing.
 func (n *Node) Poison(err error) {
-	if err == nil || !n.poison.CompareAndSwap(nil, &poisoning{err}) {
+	if err == nil {
 		return
 	}
-	n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err.Error())
-	if n.started.Load() {
+	first := n.poison.CompareAndSwap(nil, &poisoning{err})
+	if n.started.Load() { // not the first alone: nothing behind this call may be acknowledged, and that one may be on its way still
 		n.end(err)
+	}
+	if first {
+		n.cfg.Logger.Error("this peer is broken: it commits nothing any more", "path", n.cfg.Path, "error", err.Error())
 	}
 }
 

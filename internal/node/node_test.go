@@ -349,7 +349,6 @@ func TestWhatIsTooLargeIsRefusedBeforeTheLog(t *testing.T) {
 	commit(t, n, write(1, 0, "ten bytes."))
 }
 
-// written makes a peer in dir with one transaction, and closes it.
 func TestTwoWritesOfAnObjectAreNoTransaction(t *testing.T) {
 	n := open(t, t.TempDir())
 	for _, oids := range [][]zodb.Oid{{1, 1}, {2, 1, 3, 1}, {1, 2, 2}} {
@@ -371,6 +370,7 @@ func TestTwoWritesOfAnObjectAreNoTransaction(t *testing.T) {
 	}
 }
 
+// written makes a peer in dir with one transaction, and closes it.
 func written(t *testing.T, dir string, writes ...zodb.Write) zodb.Tid {
 	t.Helper()
 	n, err := tryOpen(dir)

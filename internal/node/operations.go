@@ -72,7 +72,7 @@ type Operations interface {
 	Vote(ctx context.Context, txn *zodb.Txn) (stale []Conflict, err error)
 	// Finish commits what was voted; on return the transaction is durable and, unless hold, visible to readers. With hold
 	// it becomes visible by Publish(tid), or by itself when the transaction's lease ends. Readers see transactions in order, so
-	// a Finish without hold waits for those that are held before it.
+	// a Finish without hold waits for those that are held before it, whatever ctx says: for a lease at most.
 	Finish(ctx context.Context, id zodb.TxnID, hold bool) (zodb.Tid, error)
 	// StartFinish is Finish for a caller who waits in his own way: done is called once, by the latest after finish-timeout and a
 	// lease, from any goroutine or before StartFinish returns. It may neither block nor call the node.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, final
 
 def set_error_factory(factory: Callable[[str, str, dict[str, Any]], BaseException]) -> None:
-    """For all nodes of the process."""
+    """For all nodes of this interpreter."""
 
 def version() -> str:
     """The package's, that this library was built for."""

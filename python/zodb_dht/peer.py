@@ -45,8 +45,10 @@ class Peer:
         # The core made the directory, with ZODB's marker in it, and knows where it is.
         self.fshelper = FilesystemHelper(node.blob_dir(), "bushy")
         self._head = threading.RLock()
-        # What a callback is being told of; set under head. Who has heard of it and reads it waits for the end of that.
+        # What a callback is being told of, and in which thread; set under head. Who has heard of it and reads it waits
+        # for the end of that.
         self.announced: bytes | None = None
+        self.announcer = 0
         # Guarded by head: called after each commit of a shared storage.
         self.watchers: list[Callable[[], None]] = []
         # An object that was never here may be stored on any serial: it lies in the base of a DemoStorage.
@@ -68,17 +70,14 @@ class Peer:
 
     def new_oid(self) -> bytes:
         """An oid nobody was given before."""
-        if not self._lock.acquire(blocking=False):  # asking for the process takes longer than the rest
+        if self._lock.locked():  # asking for the process takes longer than the rest
             here(self.node, self._pid)
-            self._lock.acquire()
-        try:
+        with self._lock:
             if self._next == self._end:
                 self._next = self.node.new_oids(OIDS_AT_ONCE)
                 self._end = self._next + OIDS_AT_ONCE
             n = self._next
             self._next = n + 1
-        finally:
-            self._lock.release()
         return p64(n)
 
     def used_oid(self, oid: bytes) -> None:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from ZODB.blob import is_blob_record
@@ -257,21 +258,26 @@ class Voted(Phase):
         super().__init__(begun.peer, begun.transaction, begun.txn_id)
 
     def finish(self, func: Callback | None) -> bytes:
-        node = self.peer.node
-        if func is None:
+        peer, node = self.peer, self.peer.node
+        # One that a callback commits is seen after what that is told of: to wait for it would be to wait for ourselves.
+        nested = peer.announcer == get_ident()
+        if func is None and not nested:
             return node.finish(self.txn_id, False)
         # What is committed here is published whatever comes, else nobody would see what is committed later. A signal's
         # handler may raise between any two calls: within extend() there is no place for it.
         held: list[bytes] = []
-        with self.peer.head:
+        with peer.head:
             try:
                 held.extend(map(node.finish, (self.txn_id,), (True,)))
-                self.peer.announced = held[0]
-                func(held[0])
+                if not nested:
+                    peer.announced, peer.announcer = held[0], get_ident()
+                if func is not None:
+                    func(held[0])
             finally:
                 for tid in held:
                     node.publish(tid)
-                self.peer.announced = None
+                if not nested:
+                    peer.announced, peer.announcer = None, 0
         return held[0]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import zodb_dht
 from ZODB.utils import z64
+from zodb_dht import DHTStorage
 
 from .conftest import Opener
 from .helpers import begun, commit
@@ -67,3 +68,24 @@ def test_an_interrupt_at_any_step_leaves_nothing_reserved(what: str, open_storag
             break
     assert step > 10
     assert storage.load(oid) == (b"x", serial)
+
+
+def test_an_interrupt_behind_any_call_leaves_no_lock_held(storage: DHTStorage) -> None:
+    for step in itertools.count():
+        calls = itertools.count()
+
+        def profile(frame: FrameType, event: str, arg: Any, step: int = step, calls: Iterator[int] = calls) -> None:
+            if event == "c_return" and frame.f_code.co_filename.startswith(OURS) and next(calls) == step:
+                raise KeyboardInterrupt
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            storage.new_oid()
+        except KeyboardInterrupt:
+            assert not storage._peer._lock.locked()
+        else:
+            break
+        finally:
+            sys.setprofile(before)
+    assert step > 0

@@ -158,6 +158,19 @@ def test_a_commit_behind_a_callback_returns_when_it_is_seen(storage: DHTStorage)
     assert seen == [{held, mine}, True]
 
 
+def test_a_callback_may_commit(storage: DHTStorage) -> None:
+    voted = begun(storage, (storage.new_oid(), z64, b"outer"))
+    storage.tpc_vote(voted)
+    oid, tids = storage.new_oid(), list[bytes]()
+
+    def func(tid: bytes) -> None:
+        tids.append(commit(storage, (oid, z64, b"inner")))
+        assert storage.lastTransaction() < tid  # else the lease has ended
+
+    assert storage.tpc_finish(voted, func) < tids[0] == storage.lastTransaction()
+    assert storage.load(oid) == (b"inner", tids[0])
+
+
 def test_an_error_in_the_callback_does_not_hide_the_commit(storage: DHTStorage) -> None:
     oid = storage.new_oid()
     txn = begun(storage, (oid, z64, b"x"))

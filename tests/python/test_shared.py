@@ -130,6 +130,27 @@ def test_who_hears_of_a_commit_waits_for_what_it_wrote(shared: DHTStorage) -> No
     assert found == [(b"new", tid, None)]
 
 
+def test_a_callback_that_commits_leaves_its_own_commit_announced(shared: DHTStorage) -> None:
+    oid, before = new(shared, b"old")
+    found: list[Any] = []
+
+    def tell(tid: bytes) -> None:
+        inner = commit(shared, (p64(99), z64, b"inner"))
+        for upto in (tid, inner):
+            reader = threading.Thread(target=lambda t=upto: found.append(shared.loadBefore(oid, p64(u64(t) + 1))))
+            readers.append(reader)
+            reader.start()
+            reader.join(0.2)  # as above
+
+    readers: list[threading.Thread] = []
+    txn = begun(shared, (oid, before, b"new"))
+    shared.tpc_vote(txn)
+    tid = shared.tpc_finish(txn, tell)
+    for reader in readers:
+        reader.join()
+    assert found == [(b"new", tid, None)] * 2
+
+
 def test_others_commits_are_told_in_the_order_of_the_log(shared: DHTStorage) -> None:
     wrapper, other = Wrapper(shared), shared.new_client()
     oid, first = new(other)

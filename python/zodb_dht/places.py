@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from zc.lockfile import LockError, LockFile
 
 from .errors import DHTError, OptionError, Unreadable
 from .zconfig import DHTStorageFactory
@@ -110,12 +113,39 @@ def _sync(path: Path) -> None:
 
 def _opened(place: str, factory: Callable[[], Any]) -> Any:
     try:
-        return factory()
+        storage = factory()
     except DHTError:
         raise
     except Exception as e:  # damage has many classes, some of them that of a wrong value
         text = " ".join(str(e).split())  # a database's client writes several lines
         raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {text}") from e
+    _forget_half_fetched(storage)
+    return storage
+
+
+def _forget_half_fetched(storage: Any) -> None:
+    """Remove what a killed ZEO client left of the blobs that it was fetching: the next one would append to it.
+
+    Each under the lock that clients fetch under, so that one that lives keeps its own.
+    """
+    module = sys.modules.get("ZEO.ClientStorage")
+    if module is None or not isinstance(storage, module.ClientStorage):
+        return
+    if storage.fshelper is None or storage.shared_blob_dir:
+        return
+    for directory, _, files in os.walk(storage.fshelper.base_dir):
+        halves = [name for name in files if name.endswith(".blob.dl")]
+        if not halves:
+            continue
+        try:
+            lock = LockFile(os.path.join(directory, ".lock"))
+        except LockError:
+            continue
+        try:
+            for name in halves:
+                Path(directory, name).unlink(missing_ok=True)
+        finally:
+            lock.close()
 
 
 READ_ONLY = {

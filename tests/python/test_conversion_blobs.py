@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import transaction
+from zc.lockfile import LockFile
 from ZODB import DB
 from ZODB.blob import Blob, is_blob_record
 from ZODB.FileStorage import FileStorage
 from zodb_dht import DHTStorage
+from zodb_dht.places import open_place
 
 from .test_conversion import run
+from .zeo import client, server
 
 Capture = pytest.CaptureFixture[str]
 BLOBS = 6  # revisions with a file, that of the undo and of the blob that was never written to included
@@ -38,6 +41,33 @@ def site(tmp_path: Path) -> Path:
         Path(connection.root()["c"].committed()).unlink()
     db.close()
     return tmp_path / "Data.fs"
+
+
+@pytest.mark.parametrize("fetched_by_another", [False, True])
+def test_what_a_killed_zeo_client_left_of_a_blob(
+    tmp_path: Path, capsys: Capture, site: Path, fetched_by_another: bool
+) -> None:
+    """ZEO's client appends to it. One that lives holds a lock, and is waited for."""
+    wanted = {key: data for key, data in contents(data_fs(site, tmp_path / "blobs")).items() if data is not None}
+    section = f"<filestorage>\n  path {site}\n  blob-dir {tmp_path / 'blobs'}\n</filestorage>"
+    cache = tmp_path / "cache"
+    with server(tmp_path / "zeo", section) as address:
+        fetching = client(address, blob_dir=str(cache))
+        (oid, tid), data = max(wanted.items(), key=lambda item: len(item[1]))
+        half = Path(
+            fetching.fshelper.getPathForOID(oid, create=True), fetching.fshelper.getBlobFilename(oid, tid) + ".dl"
+        )
+        half.write_bytes(data[:400])
+        lock = LockFile(str(half.parent / ".lock"))
+        if not fetched_by_another:
+            lock.close()
+        with closing(fetching), closing(open_place(f"zeo://{address}?blob_dir={cache}")) as storage:
+            assert half.exists() == fetched_by_another
+            if fetched_by_another:
+                half.rename(half.with_suffix(""))
+                half.with_suffix("").write_bytes(data)
+                lock.close()
+            assert Path(storage.loadBlob(oid, tid)).read_bytes() == data
 
 
 def contents(storage: Any) -> dict[tuple[bytes, bytes], bytes | None]:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,14 +24,6 @@ type neoClusters struct {
 	python string
 }
 
-// neoNode is a process of a cluster.
-type neoNode struct {
-	name  string
-	pid   int
-	said  *bytes.Buffer // to be read after ended
-	ended chan exit
-}
-
 func (n neoClusters) up(ctx context.Context, database string) (_ map[string]any, _ func() error, err error) {
 	dir := n.path(database)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -48,14 +39,15 @@ func (n neoClusters) up(ctx context.Context, database string) (_ map[string]any,
 	}
 	// NEO's own default is SQLite's rollback journal, as durable and slower.
 	file := "file:" + filepath.Join(dir, "neo.sqlite") + "?journal_mode=WAL&synchronous=FULL"
-	var nodes []neoNode
+	var nodes []*server
 	down := func() error { return n.down(ctx, admin, nodes) }
 	for _, args := range [][]string{
 		{"neomaster", "-b", master, "-r", "0", "-p", "12"}, // partitions: as in its example of a configuration
 		{"neostorage", "-b", "127.0.0.1:0", "-a", "SQLite", "-d", file},
 		{"neoadmin", "-b", admin},
 	} {
-		node, err := n.start(ctx, dir, append(args, "-c", "bench", "-m", master)...)
+		args := slices.Concat([]string{n.python, "-m", "neo.scripts." + args[0]}, args[1:], []string{"-c", "bench", "-m", master})
+		node, err := startServer(ctx, "NEO's "+strings.TrimPrefix(args[2], "neo.scripts."), dir, args...)
 		if err != nil {
 			return nil, nil, errors.Join(err, down())
 		}
@@ -67,21 +59,8 @@ func (n neoClusters) up(ctx context.Context, database string) (_ map[string]any,
 	return map[string]any{"kind": neo, "masters": master, "cluster": "bench"}, down, nil
 }
 
-func (n neoClusters) start(ctx context.Context, dir string, args ...string) (neoNode, error) {
-	node := neoNode{name: args[0], said: &bytes.Buffer{}, ended: make(chan exit, 1)}
-	cmd := child(ctx, syscall.SIGTERM, slices.Concat([]string{n.python, "-m", "neo.scripts." + node.name}, args[1:])...)
-	cmd.Dir = dir
-	cmd.Stdout, cmd.Stderr = node.said, node.said
-	if err := cmd.Start(); err != nil {
-		return node, fmt.Errorf("NEO's %s: %w", node.name, err)
-	}
-	node.pid = cmd.Process.Pid
-	go func() { node.ended <- exit{cmd.Wait()} }()
-	return node, nil
-}
-
 // running waits until a cluster serves; one without data has to be told to.
-func (n neoClusters) running(ctx context.Context, admin string, nodes []neoNode) error {
+func (n neoClusters) running(ctx context.Context, admin string, nodes []*server) error {
 	deadline := time.Now().Add(120 * time.Second)
 	for {
 		state, err := n.control(ctx, admin, "print", "cluster")
@@ -92,11 +71,8 @@ func (n neoClusters) running(ctx context.Context, admin string, nodes []neoNode)
 			_, err = n.control(ctx, admin, "start")
 		}
 		for _, node := range nodes {
-			select {
-			case how := <-node.ended:
-				node.ended <- how // for down
-				return errors.Join(fmt.Errorf("NEO's %s ended: %s", node.name, tail(node.said.String())), how.err)
-			default:
+			if err := node.gone(); err != nil {
+				return err
 			}
 		}
 		if time.Now().After(deadline) {
@@ -123,22 +99,14 @@ func (n neoClusters) control(ctx context.Context, admin string, args ...string) 
 }
 
 // down stops a cluster in NEO's own order, and ends what is left of it.
-func (n neoClusters) down(ctx context.Context, admin string, nodes []neoNode) error {
+func (n neoClusters) down(ctx context.Context, admin string, nodes []*server) error {
 	_, err := n.control(ctx, admin, "set", "cluster", "STOPPING")
-	limit := time.After(30 * time.Second)
-	if err != nil || len(nodes) < 3 {
-		limit = time.After(0)
+	then := time.Now().Add(serverEnds)
+	if err != nil || len(nodes) < 3 { // nobody told them
+		then = time.Now()
 	}
 	for _, node := range nodes {
-		select {
-		case <-node.ended:
-			continue
-		case <-limit:
-			limit = time.After(0)
-		}
-		_ = syscall.Kill(-node.pid, syscall.SIGKILL) // it may have ended by itself
-		<-node.ended
-		err = errors.Join(err, fmt.Errorf("NEO's %s did not end by itself: %s", node.name, tail(node.said.String())))
+		err = errors.Join(err, node.end(then))
 	}
 	return err
 }

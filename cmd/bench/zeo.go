@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,25 +28,13 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 		return nil, nil, err
 	}
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	cmd := child(ctx, syscall.SIGTERM, z.python, "-m", "ZEO.runzeo", "-a", address, "-f", filepath.Join(dir, "Data.fs"))
-	cmd.Dir = dir
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		return nil, nil, fmt.Errorf("ZEO's server: %w", err)
+	serves, err := startServer(ctx, "ZEO's server", dir, z.python, "-m", "ZEO.runzeo", "-a", address, "-f", filepath.Join(dir, "Data.fs"))
+	if err != nil {
+		return nil, nil, err
 	}
-	ended := make(chan exit, 1)
-	go func() { ended <- exit{cmd.Wait()} }()
 	down := func() error {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) // it may have ended by itself
-		select {
-		case <-ended:
-		case <-time.After(30 * time.Second):
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-			<-ended
-			return fmt.Errorf("ZEO's server did not end: %s", tail(said.String()))
-		}
-		return nil
+		_ = syscall.Kill(-serves.pid, syscall.SIGTERM) // it may have ended by itself
+		return serves.end(time.Now().Add(serverEnds))
 	}
 	deadline := time.Now().Add(120 * time.Second) // a large database without an index takes its time
 	for {
@@ -55,20 +42,16 @@ func (z zeoServers) up(ctx context.Context, database string) (map[string]any, fu
 		if err == nil {
 			return map[string]any{"kind": zeo, "host": "127.0.0.1", "port": port}, down, conn.Close()
 		}
-		select {
-		case how := <-ended:
-			return nil, nil, errors.Join(fmt.Errorf("ZEO's server ended: %s", tail(said.String())), how.err)
-		case <-time.After(20 * time.Millisecond):
+		if err := serves.gone(); err != nil {
+			return nil, nil, err
 		}
+		time.Sleep(20 * time.Millisecond)
 		if time.Now().After(deadline) {
 			_ = down()
 			return nil, nil, fmt.Errorf("ZEO's server does not listen on %s", address)
 		}
 	}
 }
-
-// exit is how a child ended.
-type exit struct{ err error }
 
 func freePort(ctx context.Context) (int, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")

@@ -68,7 +68,6 @@ type Store struct {
 	db       *pebble.DB
 	cache    *pebble.Cache
 	broken   atomic.Bool
-	frozen   bool // Config.Frozen
 	fence    fence
 	opts     *pebble.Options
 	fs       vfs.FS
@@ -126,7 +125,7 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Frozen && before.logs > 0 {
 		return nil, fmt.Errorf("open %s: %w", cfg.Dir, ErrUnclosed)
 	}
-	s.frozen, s.fence.frozen = cfg.Frozen, cfg.Frozen
+	s.fence.frozen = cfg.Frozen
 	s.damaged = before.damaged
 	s.fence.noted.Store(before.noted)
 	s.cache = pebble.NewCache(orDefault(cfg.CacheBytes, defaultBlockCache))
@@ -372,7 +371,7 @@ func (s *Store) Abandon() { s.abandon() }
 // takeDown flushes, unless the store is broken, and closes.
 func (s *Store) takeDown() error {
 	s.settling.Wait()
-	if s.frozen {
+	if s.fence.frozen {
 		defer s.cache.Unref()
 		s.compacting.end()
 		s.compacting.wait.Wait()

@@ -68,20 +68,12 @@ func (s *Store) Prepare(pos Position, raw []byte, sure bool) {
 	if err != nil {
 		return // Apply meets it again, and tells
 	}
-	sure = sure && p.commits()
-	if sure {
-		b := s.db.NewBatchWithSize(p.room(len(raw)))
-		s.layRevisions(b, &p)
-		if errors.Join(b.Commit(pebble.NoSync), b.Close()) != nil {
-			return // as above
-		}
+	laid := sure && p.commits()
+	if laid && s.lay(&p) != nil || !laid && len(raw) > layBytes {
+		return // as above; what is large and not sure yet is left to Apply
 	}
-	room := p.room(len(raw))
-	if sure {
-		room = p.room(0)
-	}
-	if b, err := s.batch(&p, room, !sure); err == nil {
-		s.prepared = &prepared{pos, raw, p, b, sure}
+	if b, err := s.batch(&p, laid); err == nil {
+		s.prepared = &prepared{pos, raw, p, b, laid}
 	}
 }
 
@@ -119,18 +111,33 @@ func (s *Store) prepare(pos Position, raw []byte) (plan, *pebble.Batch, error) {
 	if err != nil {
 		return p, nil, err
 	}
-	b, err := s.batch(&p, p.room(len(raw)), true)
+	large := len(raw) > layBytes && p.commits()
+	if large { // nothing will come in its place
+		if err := s.lay(&p); err != nil {
+			return p, nil, fmt.Errorf("apply entry %d: %w", pos, err)
+		}
+	}
+	b, err := s.batch(&p, large)
 	return p, b, err
 }
 
-// room is about the size of a batch with a plan's rows, with so many bytes of data.
-func (p *plan) room(data int) int { return data + 256 + 64*len(p.writes) }
+// size is about how long the rows of its revisions are, in bytes.
+func (p *plan) size() int {
+	n := 256 + 64*len(p.writes)
+	for i := range p.writes {
+		n += len(p.writes[i].Data)
+	}
+	return n
+}
 
-// batch makes a plan's batch of about that size, with its revisions or without.
-func (s *Store) batch(p *plan, room int, revisions bool) (*pebble.Batch, error) {
-	b := s.db.NewBatchWithSize(room)
-	if revisions && p.commits() {
-		s.layRevisions(b, p)
+// batch makes a plan's batch, with its revisions where they are not laid yet.
+func (s *Store) batch(p *plan, laid bool) (*pebble.Batch, error) {
+	var b *pebble.Batch
+	if p.commits() && !laid {
+		b = s.db.NewBatchWithSize(p.size() + 256 + 24*len(p.writes))
+		_ = s.setRevisions(p, func() (*pebble.Batch, error) { return b, nil }) // fails only where that does
+	} else {
+		b = s.db.NewBatchWithSize(256 + 24*len(p.writes))
 	}
 	if err := s.fill(b, p); err != nil {
 		return nil, errors.Join(fmt.Errorf("apply entry %d: %w", p.next.Applied, err), b.Close())
@@ -169,9 +176,31 @@ func (s *Store) fill(b *pebble.Batch, p *plan) error {
 	return b.Set([]byte{rowState}, s.scratch, nil)
 }
 
-// layRevisions adds the rows of a transaction's revisions, each kind in the order of its keys: a memtable, into which they go one by
-// one, looks for the place of each behind that of the one before.
-func (s *Store) layRevisions(b *pebble.Batch, p *plan) {
+// layBytes is about how much of a transaction's revisions one batch takes. Each is memory of its own, in which Pebble writes and reads it;
+// a transaction may have half a gigabyte.
+const layBytes = 512 << 10
+
+// lay writes the revisions of an entry that is sure to be applied next, before the batch that makes them seen. Until then, and behind a
+// crash before it, they are what Prepare tells of.
+func (s *Store) lay(p *plan) error {
+	b := s.db.NewBatchWithSize(min(p.size(), 2*layBytes))
+	err := s.setRevisions(p, func() (*pebble.Batch, error) {
+		if b.Len() < layBytes {
+			return b, nil
+		}
+		err := errors.Join(b.Commit(pebble.NoSync), b.Close())
+		b = s.db.NewBatchWithSize(2 * layBytes)
+		return b, err
+	})
+	if err != nil {
+		return errors.Join(err, b.Close())
+	}
+	return errors.Join(b.Commit(pebble.NoSync), b.Close())
+}
+
+// setRevisions puts the rows of a transaction's revisions into batches, each kind in the order of its keys: a memtable, into which they go
+// one by one, looks for the place of each behind that of the one before.
+func (s *Store) setRevisions(p *plan, batch func() (*pebble.Batch, error)) error {
 	tid := p.record.Tid
 	s.order = s.order[:0]
 	for i := range p.writes {
@@ -179,6 +208,10 @@ func (s *Store) layRevisions(b *pebble.Batch, p *plan) {
 	}
 	slices.SortFunc(s.order, func(i, j int) int { return cmp.Compare(p.writes[i].Oid, p.writes[j].Oid) })
 	for _, i := range s.order {
+		b, err := batch()
+		if err != nil {
+			return err
+		}
 		w := &p.writes[i]
 		head := recordHeadLen
 		if w.Blob.Exists() {
@@ -192,10 +225,14 @@ func (s *Store) layRevisions(b *pebble.Batch, p *plan) {
 			binary.BigEndian.PutUint64(op.Value[recordHeadLen+len(w.Blob.Root):], uint64(w.Blob.Size))
 		}
 		copy(op.Value[head:], w.Data)
-		_ = op.Finish()
+		_ = op.Finish() // fails only for a batch with an index
 	}
 	slices.SortFunc(s.order, func(i, j int) int { return bytes.Compare(p.writes[i].Hash[:], p.writes[j].Hash[:]) })
 	for _, i := range s.order {
+		b, err := batch()
+		if err != nil {
+			return err
+		}
 		w := &p.writes[i]
 		if w.Kind == zodb.WriteData {
 			op := b.SetDeferred(hashKeyLen, 0)
@@ -208,6 +245,7 @@ func (s *Store) layRevisions(b *pebble.Batch, p *plan) {
 			_ = op.Finish()
 		}
 	}
+	return nil
 }
 
 // applyReader is what decide knows of the rows; it opens an iterator only when memory does not answer.

@@ -91,10 +91,10 @@ func sweepAll(rt *rapid.T, s *index.Store) {
 	}
 }
 
-func verified(rt *rapid.T, s *index.Store) {
+func verified(t interface{ Fatal(...any) }, s *index.Store) {
 	r, err := s.Verify(context.Background(), nil)
 	if err != nil || len(r.Damaged) > 0 {
-		rt.Fatal(err, r.Damaged)
+		t.Fatal(err, r.Damaged)
 	}
 }
 

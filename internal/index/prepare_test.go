@@ -2,10 +2,15 @@ package index_test
 
 import (
 	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
@@ -103,6 +108,89 @@ func TestACrashBetweenPrepareAndApplyLeavesTheEntryToBeApplied(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A large transaction's revisions are written before it, in pieces. Whenever a crash comes, all of it is there or nothing is seen of it, and
+// the same entry, applied by the next open, makes the same rows.
+func TestACrashWithinALargeTransactionLeavesItWholeOrToBeApplied(t *testing.T) {
+	draw := rand.New(rand.NewPCG(1, 2))
+	txn := zodb.Txn{ID: zodb.TxnID{2}, Tid: 20, Status: ' ', Writes: make([]zodb.Write, 40)}
+	for i := range txn.Writes {
+		data := make([]byte, 64<<10)
+		for n := range data {
+			data[n] = byte(draw.Uint32())
+		}
+		txn.Writes[i] = zodb.Write{Oid: zodb.Oid(40 - i), Kind: zodb.WriteData, Hash: block.Sum(data), Data: data}
+	}
+	txn.Writes[39].Base = 10 // oid 1
+	small := index.AppendCommit(nil, &zodb.Txn{ID: zodb.TxnID{1}, Tid: 10, Status: ' ', Writes: []zodb.Write{
+		{Oid: 1, Kind: zodb.WriteData, Hash: block.Sum([]byte("v")), Data: []byte("v")}}})
+	large := index.AppendCommit(nil, &txn)
+	both := func(s *index.Store) {
+		for n, entry := range [][]byte{small, large} {
+			if s.Stats().Applied > index.Position(n) {
+				continue
+			}
+			if o, err := s.Apply(index.Position(n+1), entry); err != nil || o.Verdict != index.Committed {
+				t.Fatal(o, err)
+			}
+		}
+	}
+	calm := openAt(t, vfs.NewMem(), true)
+	defer calm.Close()
+	both(calm)
+	want := rows(t, calm)
+	for _, how := range []string{"alone", "prepared", "prepared for sure"} {
+		var counting atomic.Bool
+		var writes atomic.Int32
+		fs, within := vfs.NewCrashableMem(), 0
+		var mu sync.Mutex
+		var crashes []vfs.FS
+		s := openAt(t, errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, ".log") && counting.Load() && writes.Add(1)%8 == 0 {
+				clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(3, 4))})
+				mu.Lock()
+				defer mu.Unlock()
+				crashes = append(crashes, clone)
+			}
+			return nil
+		})), true)
+		if _, err := s.Apply(1, small); err != nil {
+			t.Fatal(err)
+		}
+		counting.Store(true)
+		if how != "alone" {
+			s.Prepare(2, large, how == "prepared for sure")
+		}
+		both(s)
+		counting.Store(false)
+		if d := cmp.Diff(want, rows(t, s)); d != "" {
+			t.Fatal(how, d)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, crash := range crashes {
+			s := openAt(t, crash, false)
+			if s.Stats().Applied == 1 {
+				within++
+			}
+			verified(t, s)
+			if head, err := s.Head(1); err != nil || head != s.Stats().LastTid {
+				t.Error(how, head, err)
+			}
+			both(s)
+			if d := cmp.Diff(want, rows(t, s)); d != "" {
+				t.Error(how, d)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if within < 3 {
+			t.Errorf("%s: %d of %d crashes came within the transaction", how, within, len(crashes))
+		}
 	}
 }
 

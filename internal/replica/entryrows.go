@@ -20,7 +20,7 @@ type shape struct {
 
 // parts is how many rows hold the data beside the entry's own; 0: that has it.
 func (s shape) parts() int {
-	if s.size <= partBytes {
+	if s.size <= wholeBytes {
 		return 0
 	}
 	return (s.size + partBytes - 1) / partBytes
@@ -95,6 +95,7 @@ type entryReader struct {
 	next    uint64          // the index of the entry that is to come
 	entries []*raftpb.Entry // the last of them may lack parts
 	lacks   int             // so many bytes
+	part    int             // how long its parts are; 0: none came yet
 	stray   [][]byte        // keys of parts that belong to no entry
 }
 
@@ -102,7 +103,7 @@ type entryReader struct {
 func (r *entryReader) row(key, v []byte) error {
 	switch len(key) {
 	case partKeyLen:
-		return r.part(key, v)
+		return r.take(key, v)
 	case entryKeyLen:
 		return r.entry(key, v)
 	}
@@ -125,10 +126,10 @@ func (r *entryReader) entry(key, v []byte) error {
 	if body = body[9:]; version == logVersion {
 		e.Data = bytes.Clone(body)
 	} else {
-		if len(body) != 8 || binary.BigEndian.Uint64(body) <= partBytes || binary.BigEndian.Uint64(body) > partBytes<<32 {
+		if len(body) != 8 || binary.BigEndian.Uint64(body) <= wholeBytes || binary.BigEndian.Uint64(body) > partBytes<<32 {
 			return corrupt(fmt.Sprintf("log row %x", key), "%x is no size of an entry in parts", body)
 		}
-		r.lacks = int(binary.BigEndian.Uint64(body))
+		r.lacks, r.part = int(binary.BigEndian.Uint64(body)), 0
 		e.Data = make([]byte, 0, min(r.lacks, index.MaxTxnSize))
 	}
 	r.next++
@@ -136,7 +137,7 @@ func (r *entryReader) entry(key, v []byte) error {
 	return nil
 }
 
-func (r *entryReader) part(key, v []byte) error {
+func (r *entryReader) take(key, v []byte) error {
 	if r.lacks == 0 || !bytes.HasPrefix(key, partKey(nil, r.next-1, r.entries[len(r.entries)-1].GetTerm(), 0)[:partKeyLen-4]) {
 		r.stray = append(r.stray, bytes.Clone(key))
 		return nil
@@ -146,7 +147,10 @@ func (r *entryReader) part(key, v []byte) error {
 		return err
 	}
 	e := r.entries[len(r.entries)-1]
-	if int(binary.BigEndian.Uint32(key[partKeyLen-4:])) != len(e.Data)/partBytes || len(data) != min(r.lacks, partBytes) {
+	if r.part == 0 {
+		r.part = max(len(data), 1)
+	}
+	if int(binary.BigEndian.Uint32(key[partKeyLen-4:])) != len(e.Data)/r.part || len(data) != min(r.lacks, r.part) {
 		return corrupt(fmt.Sprintf("log row %x", key), "%d bytes are not the next part of entry %d", len(data), e.GetIndex())
 	}
 	e.Data = append(e.Data, data...)

@@ -131,7 +131,7 @@ func (s *rowStore) holds(entries ...*raftpb.Entry) {
 }
 
 // sizes are around those at which the number of parts changes.
-var entrySizes = []int{0, 1, partBytes - 1, partBytes, partBytes + 1, 2 * partBytes, 2*partBytes + 1, 3*partBytes + 12345}
+var entrySizes = []int{0, 1, partBytes + 1, wholeBytes - 1, wholeBytes, wholeBytes + 1, 50 * partBytes, 50*partBytes + 1, 3*wholeBytes + 12345}
 
 func TestEntriesOfAnySizeAreTheSameAfterACrash(t *testing.T) {
 	s := newRowStore(t, vfs.NewCrashableMem(), 0)
@@ -212,7 +212,7 @@ func TestAShorterTailLowersTheMarkFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	crashes("promised")
-	large := entryOf(2, 2, 3*partBytes)
+	large := entryOf(2, 2, 3*wholeBytes)
 	b, err := s.begin([]*raftpb.Message{{
 		Term: proto.Uint64(2), Vote: proto.Uint64(s.id), Commit: proto.Uint64(0), Entries: []*raftpb.Entry{large}, Responses: []*raftpb.Message{{}},
 	}})
@@ -248,15 +248,15 @@ func TestALogThatBeginsBehindTheStateIsDamage(t *testing.T) {
 
 // Leaders that take turns bring an entry back that was replaced, while one sync lasts or later.
 func TestAnEntryThatComesBackHasItsParts(t *testing.T) {
-	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*partBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)
+	one, large, other, last := entryOf(1, 1, 10), entryOf(2, 1, 3*wholeBytes), entryOf(2, 2, 10), entryOf(3, 3, 5)
 	for what, rounds := range map[string][][][]*raftpb.Entry{
 		"in one round":              {{{one}}, {{large}, {other}, {large, last}}},
 		"in one round, durable":     {{{one, large}}, {{other}, {large, last}}},
 		"in a later round":          {{{one, large}}, {{other}}, {{large, last}}},
 		"the same twice":            {{{one, large}}, {{large}, {large, last}}},
 		"with what is in front":     {{{one, large}}, {{other}, {one, large, last}}},
-		"from the first on":         {{{entryOf(1, 4, 3*partBytes), large}, {one, large, last}}},
-		"replaced by a smaller one": {{{one, large}}, {{large, entryOf(3, 1, 2*partBytes)}, {entryOf(3, 2, 2*partBytes)}, {last}}},
+		"from the first on":         {{{entryOf(1, 4, 3*wholeBytes), large}, {one, large, last}}},
+		"replaced by a smaller one": {{{one, large}}, {{large, entryOf(3, 1, 2*wholeBytes)}, {entryOf(3, 2, 2*wholeBytes)}, {last}}},
 	} {
 		s := newRowStore(t, vfs.NewCrashableMem(), 0)
 		for _, messages := range rounds {
@@ -277,7 +277,7 @@ func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
 		all = append(all, entryOf(i+1, 1, keepBytes))
 	}
 	s.write(all)
-	if err := s.writeParts(entryOf(2, 2, 3*partBytes), 3); err != nil { // another leader's, and then the process is killed
+	if err := s.writeParts(entryOf(2, 2, 3*wholeBytes), 3); err != nil { // another leader's, and then the process is killed
 		t.Fatal(err)
 	}
 	if err := s.db.LogData(nil, pebble.Sync); err != nil {
@@ -298,7 +298,7 @@ func TestPartsInFrontOfTheCutAreNotForgotten(t *testing.T) {
 func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s := newRowStore(t, fs, 0)
-	first, large := entryOf(1, 1, 100), entryOf(2, 1, 3*partBytes)
+	first, large := entryOf(1, 1, 100), entryOf(2, 1, 3*wholeBytes)
 	s.write([]*raftpb.Entry{first})
 	if err := s.writeParts(large, 2); err != nil { // and then the process is killed
 		t.Fatal(err)
@@ -306,7 +306,7 @@ func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 	if err := s.db.LogData(nil, pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	for _, next := range []*raftpb.Entry{large, entryOf(2, 2, 3*partBytes), entryOf(2, 2, 7)} { // the same again, of a later term, a small one
+	for _, next := range []*raftpb.Entry{large, entryOf(2, 2, 3*wholeBytes), entryOf(2, 2, 7)} { // the same again, of a later term, a small one
 		s := newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}), 0)
 		if n := len(s.stray); n != 2 {
 			t.Errorf("%d stray parts, want 2", n)
@@ -320,11 +320,36 @@ func TestPartsWithoutTheirEntryAreNone(t *testing.T) {
 	}
 }
 
+// A killed peer's log may have been written when a part had as much as an entry's own row.
+func TestPartsOfAnotherLength(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := newRowStore(t, fs, 0)
+	s.write([]*raftpb.Entry{entryOf(1, 1, 10)})
+	large := entryOf(2, 1, 3*wholeBytes+7)
+	b := s.db.NewBatch()
+	for part := range 4 {
+		key := partKey(nil, 2, 1, part)
+		data := large.GetData()[part*wholeBytes:]
+		if err := b.Set(key, seal(key, append([]byte{logVersion}, data[:min(len(data), wholeBytes)]...)), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setEntry(b, large)
+	if err := b.Commit(pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	got, err := newRowStore(t, fs.CrashClone(vfs.CrashCloneCfg{}), 0).Entries(2, 3, 1<<40)
+	if err != nil || len(got) != 1 || !proto.Equal(got[0], large) {
+		t.Error(len(got), err)
+	}
+}
+
 func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
 	whole := newRowStore(t, vfs.NewCrashableMem(), 0)
-	whole.write([]*raftpb.Entry{entryOf(1, 1, 2*partBytes+5), entryOf(2, 1, 5)})
+	whole.write([]*raftpb.Entry{entryOf(1, 1, 43*partBytes+5), entryOf(2, 1, 5)})
 	keys := whole.keys()
-	if len(keys) != 5 {
+	last := len(keys) - 2
+	if len(keys) != 46 {
 		t.Fatalf("%d rows", len(keys))
 	}
 	head := func(size uint64, version byte) []byte {
@@ -345,17 +370,19 @@ func TestDamagedRowsOfAnEntryInParts(t *testing.T) {
 		"the entry's row is gone":            remove(keys[0]),
 		"the first part is gone":             remove(keys[1]),
 		"a part within is gone":              remove(keys[2]),
-		"the last part is gone":              remove(keys[3]),
+		"the last part is gone":              remove(keys[last]),
 		"a part's checksum":                  set(keys[2], part(keys[1], partBytes)),
+		"the first part is too short":        set(keys[1], part(keys[1], partBytes-1)),
+		"the first part is empty":            set(keys[1], part(keys[1], 0)),
 		"a part is too short":                set(keys[2], part(keys[2], partBytes-1)),
-		"a part is too long":                 set(keys[3], part(keys[3], 6)),
-		"a part is empty":                    set(keys[3], nil),
-		"a part of a newer version":          set(keys[3], seal(keys[3], []byte{logVersion + 1, 1, 2, 3, 4, 5})),
-		"an entry's row of a newer version":  set(keys[0], head(2*partBytes+5, partedVersion+1)),
-		"no version":                         set(keys[0], head(2*partBytes+5, 0)),
-		"the size of an entry without parts": set(keys[0], head(partBytes, partedVersion)),
+		"a part is too long":                 set(keys[last], part(keys[last], 6)),
+		"a part is empty":                    set(keys[last], nil),
+		"a part of a newer version":          set(keys[last], seal(keys[last], []byte{logVersion + 1, 1, 2, 3, 4, 5})),
+		"an entry's row of a newer version":  set(keys[0], head(43*partBytes+5, partedVersion+1)),
+		"no version":                         set(keys[0], head(43*partBytes+5, 0)),
+		"the size of an entry without parts": set(keys[0], head(wholeBytes, partedVersion)),
 		"a size beyond all parts":            set(keys[0], head(1<<60, partedVersion)),
-		"a larger size":                      set(keys[0], head(3*partBytes, partedVersion)),
+		"a larger size":                      set(keys[0], head(44*partBytes, partedVersion)),
 		"a row too long for a size":          set(keys[0], seal(keys[0], append([]byte{partedVersion}, make([]byte, 18)...))),
 		"a key of another length":            set(append(bytes.Clone(keys[0]), 1), part(keys[0], 1)),
 	} {

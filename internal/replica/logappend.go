@@ -76,11 +76,14 @@ func (l *logStore) sweep() error {
 	return b.Commit(pebble.NoSync)
 }
 
-// writeParts is not synced: the entry's row stands behind it in the write-ahead log.
+// writeParts is not synced: the entry's row stands behind it in the write-ahead log. Many parts are a batch.
 func (l *logStore) writeParts(e *raftpb.Entry, n int) error {
-	for part := range n {
-		b := l.db.NewBatchWithSize(partBytes + 64)
-		setPart(b, e, part)
+	const room = wholeBytes // Pebble uses a batch's memory again up to this size
+	for part := 0; part < n; {
+		b := l.db.NewBatchWithSize(room)
+		for ; part < n && b.Len()+partBytes+partRoom <= room; part++ {
+			setPart(b, e, part)
+		}
 		if err := errors.Join(b.Commit(pebble.NoSync), b.Close()); err != nil {
 			return err
 		}

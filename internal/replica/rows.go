@@ -21,7 +21,7 @@ import (
 //	l 'c'          -> version 1 | index 8 | term 8 | crc 4                             the last entry cut off at the front
 //	l 'e' index 8  -> version 1 | type 1 | term 8 | data | crc 4                       an entry; data: docs/format.md
 //	l 'e' index 8  -> version 2 | type 1 | term 8 | size 8 | crc 4                     an entry whose data, of that size, lies in the parts behind it
-//	l 'e' index 8 term 8 part 4 -> version 1 | data | crc 4                            its parts, from 0 on, each of partBytes but for the last
+//	l 'e' index 8 term 8 part 4 -> version 1 | data | crc 4                            its parts, from 0 on, each as long as the first but for the last
 //
 // Parts are written before the row that they belong to. Without one, with its term, they are what a crash left, and no entry.
 //
@@ -34,9 +34,12 @@ const (
 	crcLen        = 4
 	entryKeyLen   = 2 + 8
 	partKeyLen    = entryKeyLen + 8 + 4
-	// partBytes is the most that a row holds of an entry's data. A table block holds at least one row, so a large one goes through flushes
-	// and compactions whole: as a batch, a block, a compressor's memory, a copy, several times over.
-	partBytes = 1 << 20
+	partRoom      = partKeyLen + 32 // what a part takes in a batch beside its data, at most
+	// wholeBytes is the most that an entry's own row holds of its data, partBytes what a part does. A table block holds at least one row, so a
+	// large one goes through flushes and compactions whole: as a batch, a block, a compressor's memory, a copy, several times over. Of what
+	// has many, a part fits into a block, whose memory goes round.
+	wholeBytes = 1 << 20
+	partBytes  = 24 << 10
 )
 
 var (

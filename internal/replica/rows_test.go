@@ -19,7 +19,7 @@ func FuzzLogRows(f *testing.F) {
 		return append(binary.BigEndian.AppendUint16([]byte{kind, i, term, part}, uint16(len(v))), v...)
 	}
 	entry := append([]byte{logVersion, 0}, binary.BigEndian.AppendUint64(nil, 1)...)
-	parted := binary.BigEndian.AppendUint64(append([]byte{partedVersion, 0}, binary.BigEndian.AppendUint64(nil, 1)...), partBytes+1)
+	parted := binary.BigEndian.AppendUint64(append([]byte{partedVersion, 0}, binary.BigEndian.AppendUint64(nil, 1)...), wholeBytes+1)
 	seed(row(0, 1, 0, 0, append(entry, "data"...)), row(0, 2, 0, 0, entry))
 	seed(row(0, 1, 0, 0, parted), row(1, 1, 1, 0, []byte{logVersion, 1}), row(1, 1, 2, 0, []byte{logVersion, 1}))
 	seed(row(2, 0, 0, 0, binary.BigEndian.AppendUint64([]byte{logVersion}, 7)), row(3, 0, 0, 0, make([]byte, 25)), row(4, 0, 0, 0, make([]byte, 17)))
@@ -33,7 +33,7 @@ func FuzzLogRows(f *testing.F) {
 			var err error
 			switch kind % 5 {
 			case 0:
-				if n == entryHead+8 && binary.BigEndian.Uint64(v[entryHead:]) > 4*partBytes {
+				if n == entryHead+8 && binary.BigEndian.Uint64(v[entryHead:]) > 4*wholeBytes {
 					continue // it would only take memory
 				}
 				key := entryKey(nil, i)

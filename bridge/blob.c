@@ -20,7 +20,11 @@ METHOD(node_stage_blob) {
     put(&r, keep ? "\1" : "\0", 1);
     put_bytes(&r, path, 0, "path");
     Py_DECREF(path);
-    return call_none(ZD_STAGE_BLOB, H(self), &r, 1);
+    zd_reply out;
+    int busy = call_now(ZD_STAGE_BLOB_NOW, H(self), &r, &out, 0); // mostly a rename
+    if (busy < 0 || (busy && call(ZD_STAGE_BLOB, H(self), &r, &out, 1) < 0)) return NULL;
+    free(out.data);
+    Py_RETURN_NONE;
 }
 
 // answered_path takes an answer that is a path.

@@ -28,6 +28,7 @@ enum zd_op {
     ZD_CLOSE,
     ZD_OPEN,
     ZD_STAGE_BLOB,
+    ZD_STAGE_BLOB_NOW, // as ZD_STAGE_BLOB, but answers busy where it would copy
     ZD_BLOB_FILE,
     ZD_TRANSACTIONS_BACKWARDS,
     ZD_CURRENT,

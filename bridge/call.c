@@ -79,6 +79,36 @@ int call(int op, uint64_t h, request *r, zd_reply *out, int waits) {
     return -1;
 }
 
+// call_now asks, on this thread, what answers busy where it would wait: then it returns 1, and r is as it was. Else as call.
+int call_now(int op, uint64_t h, request *r, zd_reply *out, int gil) {
+    memset(out, 0, sizeof *out);
+    if (r->failed || after_fork()) {
+        free(r->p);
+        return -1;
+    }
+    if (gil) {
+        zd_call(op, h, r->p, r->len, out);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        zd_call(op, h, r->p, r->len, out);
+        Py_END_ALLOW_THREADS
+    }
+    if (out->ok) {
+        free(r->p);
+        return 0;
+    }
+    answer e = {out->data, out->len, 0};
+    char *code = dup_text(&e);
+    int busy = code && strcmp(code, "busy") == 0;
+    free(code);
+    if (!busy) {
+        raise_reply(out);
+        free(r->p);
+    }
+    free(out->data);
+    return busy ? 1 : -1;
+}
+
 PyObject *call_none(int op, uint64_t h, request *r, int waits) {
     zd_reply out;
     if (call(op, h, r, &out, waits) < 0) return NULL;

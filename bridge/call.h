@@ -9,6 +9,7 @@ extern void zd_call(int op, uint64_t h, char *req, size_t size, zd_reply *out);
 #pragma GCC visibility push(hidden)
 
 int call(int op, uint64_t h, request *r, zd_reply *out, int waits);
+int call_now(int op, uint64_t h, request *r, zd_reply *out, int gil);
 PyObject *call_none(int op, uint64_t h, request *r, int waits);
 PyObject *call_at_once(int op, uint64_t h, request *r);
 

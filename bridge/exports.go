@@ -286,10 +286,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return u64(nil, first), err
 	case C.ZD_VOTE:
 		return s.vote(ctx, r)
-	case C.ZD_VOTE_NOW: // a context that has ended takes what is free and waits for nothing
-		now, cancel := context.WithCancel(ctx)
-		cancel()
-		return s.vote(now, r)
+	case C.ZD_VOTE_NOW:
+		return s.vote(ended(ctx), r)
 	case C.ZD_PUBLISH:
 		n.Publish(r.tid())
 		return nil, nil
@@ -322,6 +320,8 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return nil, nil
 	case C.ZD_STAGE_BLOB:
 		return s.stageBlob(ctx, r)
+	case C.ZD_STAGE_BLOB_NOW:
+		return s.stageBlob(ended(ctx), r)
 	case C.ZD_BLOB_FILE:
 		return s.blobFile(ctx, r)
 	case C.ZD_CLOSE:
@@ -329,6 +329,13 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return nil, n.Close()
 	}
 	return nil, fmt.Errorf("%w: operation %d", errRequest, op)
+}
+
+// ended is a context that has ended: who asks with it takes what is at hand, and waits for nothing.
+func ended(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx
 }
 
 // heapLimit is where Go's collector stops to let garbage double what is in use. Only large transactions come there: what they need is a few times

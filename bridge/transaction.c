@@ -41,7 +41,7 @@ static PyObject *list_of(request *r, PyObject *seq) {
 }
 
 METHOD(node_vote) {
-    request r = {0}, again = {0};
+    request r = {0};
     zd_reply out;
     if (!nargs_is(n, 8, "vote")) return NULL;
     put_fixed(&r, args[0], 16, "a transaction id");
@@ -66,36 +66,10 @@ METHOD(node_vote) {
     }
     Py_XDECREF(writes);
     Py_XDECREF(reads);
-    if (r.failed || after_fork()) {
-        free(r.p);
-        return NULL;
-    }
     // What is free is taken on this thread; only a vote that must wait pays for a goroutine and the looks for signals. It is in
     // memory: a small one takes microseconds, and where many threads commit, getting the GIL back takes ten times as long.
-    if (r.len <= SMALL) {
-        zd_call(ZD_VOTE_NOW, H(self), r.p, r.len, &out);
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        zd_call(ZD_VOTE_NOW, H(self), r.p, r.len, &out);
-        Py_END_ALLOW_THREADS
-    }
-    if (!out.ok) {
-        answer e = {out.data, out.len, 0};
-        char *code = dup_text(&e);
-        int busy = code && strcmp(code, "busy") == 0;
-        free(code);
-        if (!busy) {
-            raise_reply(&out);
-            free(out.data);
-            free(r.p);
-            return NULL;
-        }
-        free(out.data);
-        again = r;
-        if (call(ZD_VOTE, H(self), &again, &out, 1) < 0) return NULL;
-    } else {
-        free(r.p);
-    }
+    int busy = call_now(ZD_VOTE_NOW, H(self), &r, &out, r.len <= SMALL);
+    if (busy < 0 || (busy && call(ZD_VOTE, H(self), &r, &out, 1) < 0)) return NULL;
     answer a = {out.data, out.len, 0};
     PyObject *list = PyList_New(0);
     while (list && a.len && !a.bad) {

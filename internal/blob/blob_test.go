@@ -602,8 +602,8 @@ func TestWhatIsReadyIsSealedWithoutWaiting(t *testing.T) {
 	p := newPeer(t)
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	p.stage(1, 1, random(1, 1000))
-	p.stage(1, 2, random(2, 1000))
+	p.stage(1, 1, random(1, 200_000))
+	p.stage(1, 2, random(2, 300_000))
 	for {
 		if _, err := p.Seal(ended, zodb.TxnID{1}); err == nil {
 			break
@@ -617,6 +617,65 @@ func TestWhatIsReadyIsSealedWithoutWaiting(t *testing.T) {
 			t.Fatal(blobs, err)
 		}
 	}
+}
+
+// Small files wait for Seal to sync them, at most 64 of a transaction with a descriptor each.
+func TestSmallFilesAreSyncedTogether(t *testing.T) {
+	p := newPeer(t)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	waiting := func() (n int) {
+		t.Helper()
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil && runtime.GOOS == "linux" {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, filepath.Join(p.path, "staged")) {
+				n++
+			}
+		}
+		return n
+	}
+	want := make(map[zodb.Oid]int64)
+	for n := range 150 {
+		size := []int{0, 1, 5000, 128 << 10}[n%4]
+		p.stage(1, zodb.Oid(n+1), random(uint64(n), size))
+		want[zodb.Oid(n+1)] = int64(size)
+		if n := waiting(); n > 64 {
+			t.Fatal(n, "descriptors")
+		}
+	}
+	if n := waiting(); n == 0 && runtime.GOOS == "linux" {
+		t.Error("none waits")
+	}
+	if _, err := p.Seal(ended, zodb.TxnID{1}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	for _, at := range []context.Context{ctx, ended} { // what is synced is ready
+		blobs, err := p.Seal(at, zodb.TxnID{1})
+		if err != nil || len(blobs) != len(want) {
+			t.Fatal(len(blobs), err)
+		}
+		for oid, b := range blobs {
+			if b.Size != want[oid] {
+				t.Error(oid, b)
+			}
+		}
+		if n := waiting(); n != 0 {
+			t.Error(n, "descriptors")
+		}
+	}
+	p.stage(2, 1, random(1, 10))
+	if err := p.Discard(zodb.TxnID{2}); err != nil || waiting() != 0 {
+		t.Error(waiting(), err)
+	}
+	p.stage(3, 1, random(1, 10))
+	p.close()
+	if n := waiting(); n != 0 {
+		t.Error(n, "descriptors")
+	}
+	p.open()
 }
 
 func TestAFileThatIsWrittenToAfterItWasHandedOverIsRefused(t *testing.T) {

@@ -347,6 +347,11 @@ func (d *Dir) Follow(temp string) {
 func (d *Dir) Close() error {
 	d.end()
 	d.wg.Wait()
+	for _, files := range d.staged {
+		for _, s := range files {
+			s.shut()
+		}
+	}
 	d.follow.close()
 	return d.lock.Close()
 }

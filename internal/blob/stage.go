@@ -26,6 +26,7 @@ type staged struct {
 	blob zodb.Blob
 	info fs.FileInfo // of the file before it was read; nil: from before this open
 	tree *tree       // nil: its references are written, or it is from before this open
+	open *os.File    // a small one that Seal has to sync; else nil
 	kept bool        // its references are written and counted
 	err  error
 }
@@ -49,7 +50,7 @@ func parseStaged(name string) (id zodb.TxnID, oid zodb.Oid, err error) {
 
 // Stage takes the file at path over for a transaction's write of oid, and starts to read and sync it. By a rename, or a copy where path lies
 // on another file system; with keep the file at path stays as it is, and the staged one is a hard link or a copy. A file
-// that was staged before for the same object is replaced.
+// that was staged before for the same object is replaced. A transaction's calls come one after another; a context that has ended copies nothing.
 func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error {
 	s := &staged{name: filepath.Join(d.path, stagedDir, stagedName(id, oid)), done: make(chan struct{})}
 	if err := d.at.There(); err != nil {
@@ -62,10 +63,17 @@ func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path strin
 	if keep {
 		take = linkOrCopy
 	}
-	if err := take(ctx, path, s.name); err != nil {
+	size, err := take(ctx, path, s.name)
+	if err != nil {
 		return errors.Join(fmt.Errorf("stage the blob of oid %s: %w", oid, err), removeIfThere(s.name))
 	}
 	d.add(id, oid, s)
+	if size <= smallFile {
+		s.err = d.readSmall(oid, s)
+		close(s.done)
+		d.relieve(id)
+		return nil
+	}
 	d.wg.Go(func() {
 		defer close(s.done)
 		select {
@@ -165,7 +173,6 @@ func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, 
 	if len(files) == 0 {
 		return nil, nil
 	}
-	blobs := make(map[zodb.Oid]zodb.Blob, len(files))
 	for oid, s := range files {
 		select {
 		case <-s.done: // what is ready is taken, even if ctx has ended
@@ -176,6 +183,12 @@ func (d *Dir) Seal(ctx context.Context, id zodb.TxnID) (map[zodb.Oid]zodb.Blob, 
 				return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, ctx.Err())
 			}
 		}
+	}
+	if err := d.syncSmall(ctx, files); err != nil {
+		return nil, fmt.Errorf("stage blobs: %w", err)
+	}
+	blobs := make(map[zodb.Oid]zodb.Blob, len(files))
+	for oid, s := range files {
 		if s.err != nil {
 			return nil, fmt.Errorf("stage the blob of oid %s: %w", oid, s.err)
 		}
@@ -285,6 +298,7 @@ func (d *Dir) drop(s *staged) error {
 		return nil
 	}
 	<-s.done
+	s.shut()
 	err := removeIfThere(s.name)
 	if s.kept {
 		err = errors.Join(err, d.refs.drop(d.run, s.blob.Root))
@@ -327,8 +341,8 @@ func (d *Dir) files(id zodb.TxnID) map[zodb.Oid]*staged {
 	return files
 }
 
-// moveOrCopy makes to of the file at from, which is gone afterwards.
-func moveOrCopy(ctx context.Context, from, to string) error {
+// moveOrCopy makes to of the file at from, which is gone afterwards, and returns its length.
+func moveOrCopy(ctx context.Context, from, to string) (int64, error) {
 	err := os.Rename(from, to)
 	if errors.Is(err, syscall.EXDEV) {
 		if err = copyFile(ctx, from, to); err == nil {
@@ -336,24 +350,24 @@ func moveOrCopy(ctx context.Context, from, to string) error {
 		}
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return protect(to)
 }
 
-// linkOrCopy makes to of the file at from, which stays. A file that somebody may write to is never linked.
-func linkOrCopy(ctx context.Context, from, to string) error {
+// linkOrCopy makes to of the file at from, which stays, and returns its length. A file that somebody may write to is never linked.
+func linkOrCopy(ctx context.Context, from, to string) (int64, error) {
 	info, err := os.Stat(from)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if info.Mode()&0o222 == 0 {
 		if err := os.Link(from, to); err == nil {
-			return nil
+			return info.Size(), nil
 		}
 	}
 	if err := copyFile(ctx, from, to); err != nil {
-		return err
+		return 0, err
 	}
 	return protect(to)
 }
@@ -383,17 +397,17 @@ func copyFile(ctx context.Context, from, to string) (err error) {
 	}
 }
 
-// protect takes the right to write away, and gives the right to read to whoever may read the directory, as ZODB does.
-func protect(name string) error {
+// protect takes the right to write away, and gives the right to read to whoever may read the directory, as ZODB does. It returns the file's length.
+func protect(name string) (int64, error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	dir, err := os.Stat(filepath.Dir(name))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return os.Chmod(name, info.Mode().Perm()&^0o222|dir.Mode().Perm()&0o444)
+	return info.Size(), os.Chmod(name, info.Mode().Perm()&^0o222|dir.Mode().Perm()&0o444)
 }
 
 func removeIfThere(name string) error {

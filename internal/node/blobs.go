@@ -98,7 +98,11 @@ func (n *Node) StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path 
 		return err
 	}
 	defer n.calls.RUnlock()
-	return n.blobs.Stage(ctx, id, oid, path, keep)
+	err := n.blobs.Stage(ctx, id, oid, path, keep)
+	if errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("%w: %w", replica.ErrBusy, err)
+	}
+	return err
 }
 
 // BlobFile is Operations.BlobFile.

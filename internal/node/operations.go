@@ -59,8 +59,9 @@ type Operations interface {
 	// NewOids reserves count oids through the log; they are first, first+1, ...
 	NewOids(ctx context.Context, count int) (first zodb.Oid, err error)
 	// StageBlob takes the file at path over, to be the blob of a transaction's write of oid: by a rename where that is possible. With keep
-	// it stays there, too, and is linked or copied. It is read and synced in the background; Vote and Restore wait for that, and Abort
-	// removes it. Files are found by the transaction's ID.
+	// it stays there, too, and is linked or copied. A small one is read now, and synced by Vote or Restore together with the transaction's others; a large
+	// one is read and synced in the background, and they wait for that. Abort removes it. Files are found by the transaction's ID. A context
+	// that has ended takes what needs no copy, else replica.ErrBusy.
 	StageBlob(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path string, keep bool) error
 	// BlobFile returns the name of the file of a blob's revision: index.ErrNotFound if the revision has none, *index.Corrupt if it should
 	// have one and it is missing, or of another length; with whole, after reading it to its end, if any byte is another one. It stays there

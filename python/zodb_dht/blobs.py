@@ -56,7 +56,10 @@ class Blobs(Reader):
         self._stage(oid, blobfilename, self._phase(transaction, "restoreBlob"))
 
     def _stage(self, oid: bytes, filename: str | os.PathLike[str], phase: Phase) -> None:
-        """Bring the file onto the blobs' file system, by a copy if it must be, and hand it to the core."""
+        """Bring the file onto the blobs' file system, by a copy if it must be, and hand it to the core.
+
+        With ZODB's own function, though the core renames and copies, too: it logs the copy.
+        """
         if not os.path.isfile(filename):
             raise Usage(f"the blob of oid {oid_repr(oid)}: {filename!r} is not the name of a file")
         handed = os.path.join(self.fshelper.temp_dir, f"{phase.txn_id.hex()}-{oid.hex()}")

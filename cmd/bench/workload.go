@@ -44,20 +44,20 @@ type sizes struct {
 	objects   int     // of the database that is committed to
 	singles   int     // of the database with a transaction for each object
 	coldCount int
-	packs     []int // objects of the databases that are packed
-	blobs     map[string]int64
+	packs     []int            // objects of the databases that are packed
+	blobs     map[string]int64 // bytes; "8x64k": eight a transaction, an image and its scales
 }
 
 func fullSizes() sizes {
 	return sizes{loads: []int{10_000, 100_000}, opens: []int{100_000, 1_000_000}, commits: map[string]int{"1": 1000, "10": 500, "100": 100},
 		docs: 20_000, seconds: 3, objects: 10_000, singles: 10_000, coldCount: 10_000, packs: []int{200_000},
-		blobs: map[string]int64{"64k": 64 << 10, "1m": 1 << 20, "16m": 16 << 20, "1g": 1 << 30}}
+		blobs: map[string]int64{"64k": 64 << 10, "8x64k": 64 << 10, "1m": 1 << 20, "16m": 16 << 20, "1g": 1 << 30}}
 }
 
 func quickSizes() sizes {
 	return sizes{loads: []int{300, 1000}, opens: []int{1000, 2000}, commits: map[string]int{"1": 30, "10": 20, "100": 5},
 		docs: 150, seconds: 0.2, objects: 1000, singles: 300, coldCount: 200, packs: []int{1000},
-		blobs: map[string]int64{"64k": 64 << 10}}
+		blobs: map[string]int64{"64k": 64 << 10, "8x64k": 64 << 10}}
 }
 
 const (

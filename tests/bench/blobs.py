@@ -66,8 +66,8 @@ def touch_memory(name: str, size: int, piece: bytes) -> None:
     os.remove(name)
 
 
-def worker(kind: str, path: str, size: int, count: int) -> dict[str, float]:
-    """Seconds for each metric, for `count` blobs of `size`, and bytes of memory."""
+def worker(kind: str, path: str, size: int, count: int, each: int = 1) -> dict[str, float]:
+    """Seconds for each metric, for `count` blobs of `size`, `each` of them a transaction, and bytes of memory."""
     import transaction
     from ZODB.blob import Blob
     from ZODB.DB import DB
@@ -80,15 +80,18 @@ def worker(kind: str, path: str, size: int, count: int) -> dict[str, float]:
     touch_memory(path + ".touched", size * count, piece)
     took = dict.fromkeys(METRICS, 0.0)
     before = peak()
-    for n in range(count):
-        connection.root()[n] = blob = Blob()
+    for n in range(0, count, each):
+        blobs = [Blob() for _ in range(each)]
+        connection.root().update(enumerate(blobs, n))
         start = time.perf_counter()
-        with blob.open("w") as f:
-            write(f, size, piece)
+        for blob in blobs:
+            with blob.open("w") as f:
+                write(f, size, piece)
         transaction.commit()
         returned = time.perf_counter()
         if kind == "filestorage":
-            sync(blob.committed())
+            for blob in blobs:
+                sync(blob.committed())
         took["upload"] += returned - start
         took["upload_durable"] += time.perf_counter() - start
     for n in range(count):
@@ -120,11 +123,12 @@ def worker(kind: str, path: str, size: int, count: int) -> dict[str, float]:
 
 
 def workload(spec: dict[str, Any], sizes: dict[str, int]) -> Iterator[tuple[str, float]]:
-    """`compare --only blobs`: MB/s for blobs of each size."""
+    """`compare --only blobs`: MB/s for blobs of each size; "8x64k" are eight a transaction."""
     for name, size in sizes.items():
         count = max(1, min(200, 64 * MB // size))
         path = fresh(spec["path"], name)
-        for metric, took in worker(spec["kind"], path, size, count).items():
+        each = int(name.partition("x")[0]) if "x" in name else 1
+        for metric, took in worker(spec["kind"], path, size, count, each).items():
             if metric in ("upload", "upload_durable", "download"):
                 yield f"blob-{name}-{metric.replace('_', '-')}", size * count / took / 1e6
         leave(path, size)

@@ -96,6 +96,18 @@ func (g *gone) swept(oids []zodb.Oid, deleteRows func() error) error {
 	return nil
 }
 
+// before is the set as it is, for a walk over rows: taken before its iterator, which keeps seeing what a sweep deletes and forgets
+// meanwhile. nil: it is empty.
+func (g *gone) before() *roaring64.Bitmap {
+	if g.empty() {
+		return nil
+	}
+	return g.all()
+}
+
+// has tells whether an object is in a set of before.
+func has(set *roaring64.Bitmap, oid zodb.Oid) bool { return set != nil && set.Contains(uint64(oid)) }
+
 // all is a copy.
 func (g *gone) all() *roaring64.Bitmap {
 	g.mu.RLock()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
@@ -226,10 +225,7 @@ func (r *reading) load(oid zodb.Oid, at zodb.Tid) (Revision, error) {
 // false; Data is valid until yield returns. An object whose garbage waits for a sweep is left out, even if it has a later life. What is committed
 // or collected after the call began may be yielded as it was before.
 func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err error) {
-	var gone *roaring64.Bitmap
-	if !s.gone.empty() {
-		gone = s.gone.all() // before the iterator, which keeps seeing rows that a sweep deletes meanwhile
-	}
+	gone := s.gone.before()
 	it, err := s.db.NewIter(&pebble.IterOptions{
 		LowerBound: recordKey(nil, first, ^zodb.Tid(0)), UpperBound: recordKey(nil, end, ^zodb.Tid(0)),
 	})
@@ -243,7 +239,7 @@ func (s *Store) Newest(first, end zodb.Oid, yield func(Revision) bool) (err erro
 		if err != nil {
 			return err
 		}
-		if rev.Kind == zodb.WriteData && (gone == nil || !gone.Contains(uint64(rev.Oid))) && !yield(rev) {
+		if rev.Kind == zodb.WriteData && !has(gone, rev.Oid) && !yield(rev) {
 			return nil
 		}
 		ok = r.nextObject(rev.Oid)
@@ -433,16 +429,16 @@ func (s *Store) Hashes(yield func(zodb.Hash) bool) error {
 
 // Records is State.Records.
 func (s *Store) Records(yield func(Revision, error) bool) error {
-	horizon := s.current.Load().Horizon
+	horizon, gone := s.current.Load().Horizon, s.gone.before()
 	var failed error
 	err := s.rows(func(rev Revision, err error) bool {
 		if err == nil && rev.Tid <= horizon {
-			last, err := s.gone.last(rev.Oid)
-			if failed = err; err != nil {
-				return false
-			}
-			if rev.Tid <= last || packed(&rev, horizon) {
+			if packed(&rev, horizon) {
 				return true
+			}
+			var left bool
+			if left, failed = s.outlives(&rev, gone); !left {
+				return failed == nil
 			}
 		}
 		return yield(rev, err)

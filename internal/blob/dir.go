@@ -65,6 +65,9 @@ type Dir struct {
 	wg    sync.WaitGroup // Stage's goroutines; Close waits
 	slots chan struct{}  // bounds how many files are hashed and synced at once
 	names names
+	// dirs is held to remove empty directories, for reading by who makes some, until a file is in them or nobody relies on it. Stands alone;
+	// held across those few operations, not a sync.
+	dirs sync.RWMutex
 
 	buffers block.Buffers
 	follow  *follower // nil: files are hashed when they are staged
@@ -356,7 +359,7 @@ func (d *Dir) Close() error {
 	return d.lock.Close()
 }
 
-// makeDirs makes a directory and all missing above it. They are not synced: a rename into them is, on disk, behind them.
+// makeDirs makes a directory and all missing above it; REQUIRES: Dir.dirs, for reading. They are not synced: a rename into them is, on disk, behind them.
 func makeDirs(path string) error {
 	err := os.Mkdir(path, 0o777)
 	if errors.Is(err, fs.ErrNotExist) {

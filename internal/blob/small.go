@@ -26,7 +26,7 @@ func (d *Dir) readSmall(oid zodb.Oid, s *staged) error {
 		return err
 	}
 	if s.info, err = f.Stat(); err == nil {
-		err = makeDirs(d.oidPath(oid))
+		err = d.makeRoom(oid)
 	}
 	if err == nil {
 		startWrite(f, 0, s.info.Size())

@@ -105,7 +105,7 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 		return err
 	}
 	s.info = info
-	if err := makeDirs(d.oidPath(oid)); err != nil { // now, not beside the sync: a journal would have it wait
+	if err := d.makeRoom(oid); err != nil { // now, not beside the sync: a journal would have it wait
 		return err
 	}
 	var wg sync.WaitGroup
@@ -229,6 +229,8 @@ func (d *Dir) place(name string, oid zodb.Oid, tid zodb.Tid) error {
 	if err := d.at.There(); err != nil {
 		return err
 	}
+	d.dirs.RLock()
+	defer d.dirs.RUnlock()
 	to := d.Path(oid, tid)
 	err := os.Rename(name, to)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -283,8 +285,17 @@ func (d *Dir) Narrow(id zodb.TxnID, to map[zodb.Oid]bool) error {
 	return errors.Join(errs...)
 }
 
+// makeRoom makes an object's directory.
+func (d *Dir) makeRoom(oid zodb.Oid) error {
+	d.dirs.RLock()
+	defer d.dirs.RUnlock()
+	return makeDirs(d.oidPath(oid))
+}
+
 // prune removes an object's directory, and those above it, if they are empty.
 func (d *Dir) prune(oid zodb.Oid) {
+	d.dirs.Lock()
+	defer d.dirs.Unlock()
 	for path := d.oidPath(oid); path != d.path; path = filepath.Dir(path) {
 		if os.Remove(path) != nil {
 			return // not empty, not there, or somebody else's

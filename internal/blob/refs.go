@@ -260,9 +260,9 @@ func (r *Refs) Size(h block.Hash) (size int, found bool, err error) {
 // each calls yield for every reference to h and every committed revision that it serves.
 func (r *Refs) each(h block.Hash, yield func([]byte, index.Revision) bool) error {
 	return r.query(hex.EncodeToString(h[:]), func(key string, v []byte) (bool, error) {
-		root, err := rootIn(key)
-		if err != nil || len(v) == 0 || v[0] == leafRef && len(v) != leafRefLen {
-			return false, fmt.Errorf("reference %s of %d bytes: %w", key, len(v), errors.Join(err, zodb.ErrMalformed))
+		_, root, err := parseRefKey(key)
+		if err != nil || !isRef(v) {
+			return false, fmt.Errorf("reference %s of %d bytes: %w", key, len(v), zodb.ErrMalformed)
 		}
 		more := true
 		err = r.revs.Blobs(root, func(rev index.Revision, err error) bool {
@@ -275,24 +275,33 @@ func (r *Refs) each(h block.Hash, yield func([]byte, index.Revision) bool) error
 	})
 }
 
+// isRef tells whether a value is one that keep writes.
+func isRef(v []byte) bool {
+	return len(v) == leafRefLen && v[0] == leafRef || len(v) > 0 && v[0] == nodeRef
+}
+
 // Hashes is block.Records.Hashes.
 func (r *Refs) Hashes(yield func(block.Hash) bool) error {
 	return r.query("", func(key string, _ []byte) (bool, error) {
-		var h block.Hash
-		if n, err := hex.Decode(h[:], []byte(key[len(refsPrefix):len(refsPrefix)+2*len(h)])); err != nil || n != len(h) {
-			return false, fmt.Errorf("reference %s: %w", key, errors.Join(err, zodb.ErrMalformed))
+		h, _, err := parseRefKey(key)
+		if err != nil {
+			return false, err
 		}
 		return yield(h), nil
 	})
 }
 
-func rootIn(key string) (root zodb.Hash, err error) {
-	raw, err := hex.DecodeString(key[strings.LastIndexByte(key, '/')+1:])
-	if err == nil && len(raw) != len(root) {
-		err = zodb.ErrMalformed
+// parseRefKey is the inverse of refKey.
+func parseRefKey(key string) (h, root zodb.Hash, err error) {
+	hashes := strings.Split(strings.TrimPrefix(key, refsPrefix), "/")
+	if len(hashes) == 2 && len(hashes[0]) == hex.EncodedLen(len(h)) && len(hashes[1]) == hex.EncodedLen(len(root)) {
+		_, err = hex.Decode(h[:], []byte(hashes[0]))
+		_, err2 := hex.Decode(root[:], []byte(hashes[1]))
+		if err == nil && err2 == nil {
+			return h, root, nil
+		}
 	}
-	copy(root[:], raw)
-	return root, err
+	return h, root, fmt.Errorf("reference %s: %w", key, zodb.ErrMalformed)
 }
 
 // query calls each for every reference to the block whose hash begins the key; "" is every block.

@@ -101,7 +101,7 @@ func Open(path, group string, refs *Refs) (_ *Dir, err error) {
 		return nil, damaged(path, group, refs, err)
 	}
 	if unmarked != nil { // before there is anything that would be foreign without it
-		if err := syncDir(path); err != nil {
+		if err := SyncDir(path); err != nil {
 			return nil, fmt.Errorf("blob directory: %w", err)
 		}
 	}
@@ -377,18 +377,19 @@ func makeDirs(path string) error {
 // SyncNames makes durable what names a directory holds, and its own and those of all above it: an earlier open may have made them, and have been killed. Who
 // may not read one of those did not make what is in it; some file systems sync no directories.
 func SyncNames(path string) error {
-	if err := syncDir(path); err != nil {
+	if err := SyncDir(path); err != nil {
 		return err
 	}
 	for up := filepath.Dir(path); up != path; path, up = up, filepath.Dir(up) {
-		if err := syncDir(up); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+		if err := SyncDir(up); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
 			return err
 		}
 	}
 	return nil
 }
 
-func syncDir(path string) error {
+// SyncDir makes the names in a directory durable, as far as nobody makes or removes some meanwhile.
+func SyncDir(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

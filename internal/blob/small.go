@@ -56,7 +56,7 @@ func (d *Dir) syncSmall(ctx context.Context, files map[zodb.Oid]*staged) error {
 	}
 	var wg sync.WaitGroup
 	var dir, above error
-	wg.Go(func() { dir = syncDir(filepath.Join(d.path, stagedDir)) })
+	wg.Go(func() { dir = SyncDir(filepath.Join(d.path, stagedDir)) })
 	wg.Go(func() { above = d.names.sync(d.path) })
 	for _, s := range small { // one after another: behind the first, a journal has them all, and elsewhere several at once were no faster
 		s.err = s.open.Sync()

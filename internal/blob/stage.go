@@ -129,7 +129,7 @@ func (d *Dir) read(oid zodb.Oid, s *staged) (err error) {
 func (d *Dir) durable(f *os.File) error {
 	var wg sync.WaitGroup
 	var dir, above error
-	wg.Go(func() { dir = syncDir(filepath.Dir(f.Name())) })
+	wg.Go(func() { dir = SyncDir(filepath.Dir(f.Name())) })
 	wg.Go(func() { above = d.names.sync(d.path) })
 	err := f.Sync()
 	wg.Wait()

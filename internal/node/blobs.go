@@ -86,7 +86,7 @@ func (d *directory) rememberBlobs(path string) error {
 	if err := os.Rename(note+".new", note); err != nil {
 		return err
 	}
-	return syncDir(d.path)
+	return blob.SyncDir(d.path)
 }
 
 // BlobDir is where the blobs are.

@@ -245,7 +245,7 @@ func (d *directory) found() error {
 	if err := os.Rename(name+".new", name); err != nil {
 		return pathError(name, err)
 	}
-	return syncDir(d.path)
+	return blob.SyncDir(d.path)
 }
 
 func writeSynced(name string, text []byte) error {
@@ -255,14 +255,6 @@ func writeSynced(name string, text []byte) error {
 	}
 	_, err = f.Write(text)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 func (d *directory) database() string { return filepath.Join(d.path, databaseDir) }

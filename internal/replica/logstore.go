@@ -58,7 +58,7 @@ func (l *logStore) openMark(cfg Config) error {
 		return nil
 	}
 	m, sound, err := openMark(cfg.FS, cfg.Dir, cfg.Frozen)
-	if err != nil {
+	if m == nil || err != nil {
 		return err
 	}
 	last, _ := l.LastIndex()

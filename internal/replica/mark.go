@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -46,13 +47,16 @@ func decodeMark(b []byte) (count, last uint64, ok bool) {
 }
 
 // openMark opens the mark in dir, making it if there is none. sound is false if a slot is unreadable: a loss of power tears a slot
-// at most, and its neighbour, one promise older, is used.
+// at most, and its neighbour, one promise older, is used. frozen writes nothing: nil where there is none.
 func openMark(fsys vfs.FS, dir string, frozen bool) (m *mark, sound bool, err error) {
 	m = &mark{name: fsys.PathJoin(dir, markFile)}
 	if frozen {
 		m.file, err = fsys.Open(m.name)
 	} else {
 		m.file, err = fsys.OpenReadWrite(m.name, vfs.WriteCategoryUnspecified)
+	}
+	if frozen && errors.Is(err, fs.ErrNotExist) {
+		return nil, true, nil
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("open %s: %w", m.name, err)
@@ -64,7 +68,10 @@ func openMark(fsys vfs.FS, dir string, frozen bool) (m *mark, sound bool, err er
 	case n == 0 && frozen:
 		return m, false, nil
 	case n == 0: // it was not there
-		return m, true, m.make(fsys, dir)
+		if err := m.make(fsys, dir); err != nil {
+			return nil, false, errors.Join(err, m.file.Close())
+		}
+		return m, true, nil
 	default:
 		sound = n == len(slots)
 	}
@@ -80,14 +87,12 @@ func openMark(fsys vfs.FS, dir string, frozen bool) (m *mark, sound bool, err er
 
 // make writes both slots, durably.
 func (m *mark) make(fsys vfs.FS, dir string) error {
-	for range 2 {
-		if err := m.write(0); err != nil {
-			return errors.Join(err, m.file.Close())
-		}
+	if err := m.mend(0); err != nil {
+		return err
 	}
 	parent, err := fsys.OpenDir(dir)
 	if err != nil {
-		return errors.Join(err, m.file.Close())
+		return err
 	}
 	return errors.Join(m.file.Sync(), parent.Sync(), parent.Close())
 }

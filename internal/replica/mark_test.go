@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3"
 )
 
 func reopened(t *testing.T, dir string) (*mark, bool) {
@@ -65,6 +66,55 @@ func TestAMarkWithADamagedSlotHoldsTheOther(t *testing.T) {
 		if m, sound = reopened(t, dir); !sound || m.last != 10 {
 			t.Errorf("byte %d: the next promises mend nothing: %d, %v", i, m.last, sound)
 		}
+	}
+}
+
+// Nobody misses a mark that is gone, nor makes one where nothing may be written.
+func TestAFrozenLogDoesWithoutAMark(t *testing.T) {
+	dir := t.TempDir()
+	l := &logStore{MemoryStorage: raft.NewMemoryStorage()}
+	if err := l.openMark(Config{FS: vfs.Default, Dir: dir, Frozen: true}); err != nil || l.damaged != nil {
+		t.Error(err, l.damaged)
+	}
+	if err := errors.Join(l.mark.promise(1), l.mark.close()); err != nil {
+		t.Error(err)
+	}
+	if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+		t.Error(made, err)
+	}
+}
+
+// counted counts the files that are open.
+type counted struct {
+	vfs.FS
+	open int
+}
+
+type countedFile struct {
+	vfs.File
+	fs *counted
+}
+
+func (f *counted) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.OpenReadWrite(name, category, opts...)
+	if err != nil {
+		return nil, err
+	}
+	f.open++
+	return &countedFile{file, f}, nil
+}
+
+func (f *countedFile) Close() error {
+	f.fs.open--
+	return f.File.Close()
+}
+
+func (f *countedFile) Sync() error { return errors.New("the disk burns") }
+
+func TestAMarkThatCanNotBeMadeIsClosed(t *testing.T) {
+	fsys := &counted{FS: vfs.Default}
+	if _, _, err := openMark(fsys, t.TempDir(), false); err == nil || fsys.open != 0 {
+		t.Errorf("%v, %d files are open", err, fsys.open)
 	}
 }
 

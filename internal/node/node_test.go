@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -152,56 +149,6 @@ func TestAdvanceAnswersFromTheRowsAfterReopening(t *testing.T) {
 	}
 }
 
-func TestAHeldCommitIsSeenWhenItIsPublished(t *testing.T) {
-	n := open(t, t.TempDir())
-	first := commit(t, n, write(1, 0, "a"))
-	held := txn(write(1, first, "b"))
-	vote(t, n, held)
-	second, err := n.Finish(ctx, held.ID, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	behind := txn(write(2, 0, "c"))
-	vote(t, n, behind)
-	type end struct {
-		tid, visible zodb.Tid
-		err          error
-	}
-	finished := make(chan end, 1)
-	n.StartFinish(behind.ID, false, func(tid zodb.Tid, err error) { finished <- end{tid, n.Visible(), err} })
-	o, known, err := n.Outcome(ctx, behind.ID)
-	if err != nil || !known {
-		t.Fatal(o, known, err)
-	}
-	if n.Visible() >= second {
-		t.Fatal("a held commit is visible")
-	}
-	if rev, err := n.Load(ctx, 1, n.Visible()); err != nil || string(rev.Data) != "a" || rev.Next != 0 {
-		t.Fatal(rev, err)
-	}
-	n.Publish(second)
-	if third := <-finished; third.err != nil || third.tid != o.Tid || third.visible < third.tid {
-		t.Fatal("a commit behind a held one returned before it was visible", third)
-	}
-	if n.Visible() != o.Tid {
-		t.Fatal(n.Visible(), o.Tid)
-	}
-}
-
-func TestAHeldCommitHoldsOthersNoLongerThanItsLease(t *testing.T) {
-	n := open(t, t.TempDir(), func(c *node.Config) {
-		c.VoteWait, c.Lease = node.Duration(time.Millisecond), node.Duration(50*time.Millisecond)
-	})
-	held := txn(write(1, 0, "a"))
-	vote(t, n, held)
-	if _, err := n.Finish(ctx, held.ID, true); err != nil {
-		t.Fatal(err)
-	}
-	if second := commit(t, n, write(2, 0, "b")); n.Visible() < second {
-		t.Fatal(n.Visible(), second)
-	}
-}
-
 func TestAConflictCarriesWhatItsResolutionNeeds(t *testing.T) {
 	n := open(t, t.TempDir())
 	first := commit(t, n, write(1, 0, "a"))
@@ -290,57 +237,6 @@ func TestTheCacheStaysWithinItsBound(t *testing.T) {
 	}
 }
 
-func TestASecondOpenNamesTheHolder(t *testing.T) {
-	dir := t.TempDir()
-	open(t, dir)
-	_, err := tryOpen(dir)
-	var used *node.InUse
-	if !errors.As(err, &used) || used.PID != os.Getpid() {
-		t.Fatal(err)
-	}
-}
-
-func TestADirectoryThatIsNoPeersIsNotTouched(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	noCreate := func(c *node.Config) { c.Create = false }
-	newer := filepath.Join(dir, "newer")
-	torn := filepath.Join(dir, "torn")
-	for path, text := range map[string]string{newer: "zodb_dht peer directory\nformat 2\ngroup 00\n", torn: "zodb_dht peer dir"} {
-		if err := errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "format"), []byte(text), 0o600),
-			os.WriteFile(filepath.Join(path, "lock"), []byte("1234567\n"), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range []struct {
-		path string
-		edit func(*node.Config)
-		want error
-	}{
-		{file, func(*node.Config) {}, node.ErrNotDirectory},
-		{filepath.Join(file, "below"), func(*node.Config) {}, node.ErrNotDirectory},
-		{dir, func(*node.Config) {}, node.ErrNoPeer},
-		{filepath.Join(dir, "new"), noCreate, node.ErrNoPeer},
-		{newer, func(*node.Config) {}, index.ErrNewerFormat},
-		{torn, func(*node.Config) {}, node.ErrNoPeer},
-		{"", func(*node.Config) {}, node.ErrUsage},
-		{dir, func(c *node.Config) { c.CacheSize = 1 }, node.ErrUsage},
-		{dir, func(c *node.Config) { c.VoteWait = node.Duration(20 * time.Second) }, node.ErrUsage},
-	} {
-		if _, err := tryOpen(c.path, c.edit); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v, want %v", c.path, err, c.want)
-		}
-	}
-	for _, path := range []string{newer, torn} {
-		if b, err := os.ReadFile(filepath.Join(path, "lock")); err != nil || string(b) != "1234567\n" {
-			t.Errorf("%s: its lock says %q, %v", path, b, err)
-		}
-	}
-}
-
 func TestWhatIsTooLargeIsRefusedBeforeTheLog(t *testing.T) {
 	n := open(t, t.TempDir(), func(c *node.Config) { c.MaxObjectSize = 10 })
 	if _, err := n.Vote(ctx, txn(write(1, 0, "eleven bytes"))); !errors.Is(err, node.ErrTooLarge) {
@@ -367,36 +263,6 @@ func TestTwoWritesOfAnObjectAreNoTransaction(t *testing.T) {
 	commit(t, n, write(3, 0, "a"), write(1, 0, "b"), write(2, 0, "c"))
 	if st := n.Stats(); st.Records != 3 {
 		t.Errorf("%+v", st)
-	}
-}
-
-// written makes a peer in dir with one transaction, and closes it.
-func written(t *testing.T, dir string, writes ...zodb.Write) zodb.Tid {
-	t.Helper()
-	n, err := tryOpen(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tid := commit(t, n, writes...)
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return tid
-}
-
-func TestReadOnlyRefusesWhatWrites(t *testing.T) {
-	dir := t.TempDir()
-	tid := written(t, dir, write(1, 0, "a"))
-	n := open(t, dir, func(c *node.Config) { c.ReadOnly = true })
-	if got := load(t, n, 1, tid); got != "a" {
-		t.Fatal(got)
-	}
-	_, err := n.Vote(ctx, txn(write(1, tid, "b")))
-	_, oids := n.NewOids(ctx, 1)
-	for _, err := range []error{err, oids, n.Restore(ctx, txn())} {
-		if !errors.Is(err, node.ErrReadOnly) {
-			t.Error(err)
-		}
 	}
 }
 

@@ -87,6 +87,7 @@ func (n *Node) Vote(ctx context.Context, txn *zodb.Txn) ([]Conflict, error) {
 	return n.conflicts(stale)
 }
 
+// forget lets a transaction be seen once it is committed, if it is.
 func (n *Node) forget(id zodb.TxnID) {
 	n.mu.Lock()
 	delete(n.mu.holds, id)
@@ -175,9 +176,9 @@ func (n *Node) finished(id zodb.TxnID, o *index.Outcome, err error) (zodb.Tid, e
 	if err == nil {
 		return o.Tid, verdict(*o)
 	}
+	n.forget(id) // he does not know what to publish
 	var doubt *replica.InDoubt
-	if !errors.As(err, &doubt) { // an outcome may yet come: then its data belongs into the cache, and its blobs into their places
-		n.forget(id)
+	if !errors.As(err, &doubt) { // else an outcome may yet come, and its blobs belong into their places then
 		n.blobs.Withdraw(id)
 	}
 	return 0, err

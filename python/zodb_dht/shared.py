@@ -81,16 +81,19 @@ class SharedStorage(DHTStorage):
 
     def _tell(self, upto: bytes | None = None) -> None:
         """Tell the wrapper of all transactions after the last told one that are not its own. REQUIRES: _lock."""
-        node = self._peer.node
-        if upto is None:
-            upto = node.last_tid()
-        while self._told < upto:
-            headers = node.transactions(p64(u64(self._told) + 1), upto, TOLD_AT_ONCE)
+        peer = self._peer
+        node = peer.node
+        last = node.last_tid() if upto is None else upto
+        while self._told < last:
+            headers = node.transactions(p64(u64(self._told) + 1), last, TOLD_AT_ONCE)
             for header in headers:
                 self._invalidate(header[0], header[-1])
                 self._told = header[0]
             if len(headers) < TOLD_AT_ONCE:
-                return
+                break
+        # Below a commit that waits for its callback the last tid is no transaction's; else a pack took it away since.
+        if upto is None and peer.announced is None:
+            self._told = max(self._told, last)
 
     def _invalidate(self, tid: bytes, oids: list[bytes]) -> None:
         wrapper = self._wrapper

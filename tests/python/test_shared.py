@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,18 @@ def test_an_own_commit_is_called_back_under_the_lock_before_it_is_the_last(share
     tid = shared.tpc_finish(txn, func)
     assert seen == [(tid, z64, True)]
     assert shared.lastTransaction() == tid and wrapper.heard == []
+
+
+def test_a_transaction_that_was_packed_away_before_it_was_told_is_the_last(
+    shared: DHTStorage, open_storage: Opener
+) -> None:
+    source = open_storage("source")
+    new(source, b"old")
+    last = commit(source)  # without a record
+    shared.copyTransactionsFrom(source)
+    shared.pack(time.time() + 1, None)
+    assert not [t for t in shared.iterator() if t.tid == last]
+    assert shared.lastTransaction() == last == shared.lastTransaction()
 
 
 def test_who_hears_of_a_commit_waits_for_what_it_wrote(shared: DHTStorage) -> None:

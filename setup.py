@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def check_go(go: str) -> None:
 
 def check_headers(compiler: list[str], include: str) -> None:
     """Stop where Python's or libc's headers are missing, which distributions package apart."""
-    command = [*compiler, f"-I{include}", "-E", "-x", "c", "-"]
+    flags = shlex.split(os.environ.get("CGO_CPPFLAGS", ""))  # cgo looks there, too
+    command = [*compiler, *flags, f"-I{include}", "-E", "-x", "c", "-"]
     tried = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True, check=False)
     if tried.returncode:
         said = next((line for line in tried.stderr.splitlines() if "error" in line), "it failed")

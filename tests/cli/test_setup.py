@@ -23,6 +23,19 @@ def link(bin_: Path, name: str) -> None:
     (bin_ / name).symlink_to(found)
 
 
+def build(bin_: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A build that finds its tools in bin_ only."""
+    link(bin_, "sh")
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", bin_ / "lib", "--build-temp", bin_ / "temp"],
+        cwd=HERE,
+        env={"PATH": str(bin_), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("go", "cc", "told"),
     [
@@ -42,24 +55,14 @@ def test_what_a_build_misses_is_one_line(tmp_path: Path, go: str | None, cc: str
     for name, text in (("go", go), ("cc", cc)):
         if text is not None:
             program(tmp_path / name, text)
-    link(tmp_path, "sh")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "setup.py",
-            "-q",
-            "build_ext",
-            "--build-lib",
-            tmp_path / "lib",
-            "--build-temp",
-            tmp_path / "temp",
-        ],
-        cwd=HERE,
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = build(tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("zodb_dht: ") and told in line
+
+
+def test_headers_are_looked_for_where_cgo_looks(tmp_path: Path) -> None:
+    program(tmp_path / "go", "echo go version go1.26.1 linux/amd64")
+    program(tmp_path / "cc", 'case "$*" in *"-I /opt/headers"*) exit 0; esac; echo Python.h: error >&2; exit 1')
+    done = build(tmp_path, CGO_CPPFLAGS="-DX -I /opt/headers")
+    assert done.returncode == 0, done

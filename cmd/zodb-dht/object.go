@@ -87,11 +87,6 @@ func (a *app) dump(ctx context.Context, n *node.Node, oid zodb.Oid, tid zodb.Tid
 	} else {
 		r, err = n.Load(ctx, oid, zodb.MaxTid)
 	}
-	if err == nil && !exact { // what a load keeps for readers has no blob in it
-		var whole index.Revision
-		whole, err = n.LoadSerial(ctx, oid, r.Tid)
-		r.Blob = whole.Blob
-	}
 	if err != nil {
 		return fmt.Errorf("dump oid %s: %w", oid, err)
 	}
@@ -100,15 +95,11 @@ func (a *app) dump(ctx context.Context, n *node.Node, oid zodb.Oid, tid zodb.Tid
 	if d.Next != "" {
 		lines = append(lines, "until  "+d.Next)
 	}
-	if d.Deleted {
-		lines = append(lines, "deleted")
-	} else {
-		lines = append(lines, "cid    "+d.CID, "class  "+d.Class)
-		if d.Blob != nil {
-			lines = append(lines, fmt.Sprintf("blob   %s  %d B", d.Blob.CID, d.Blob.Size))
-		}
-		lines = append(lines, strings.TrimSuffix(hex.Dump(r.Data), "\n"))
+	lines = append(lines, "cid    "+d.CID, "class  "+d.Class)
+	if d.Blob != nil {
+		lines = append(lines, fmt.Sprintf("blob   %s  %d B", d.Blob.CID, d.Blob.Size))
 	}
+	lines = append(lines, strings.TrimSuffix(hex.Dump(r.Data), "\n"))
 	return a.emit(d, lines...)
 }
 

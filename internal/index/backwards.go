@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
@@ -42,32 +41,6 @@ func (s *Store) Current(from zodb.Oid, at zodb.Tid, yield func(Revision) bool) e
 		return !left || yield(rev)
 	})
 	return errors.Join(failed, err, it.Close())
-}
-
-// isLeft tells whether a pack left a revision, not a deletion, that is the newest at or before at. gone is of before the walk that met it.
-func (s *Store) isLeft(rev *Revision, at zodb.Tid, gone *roaring64.Bitmap) (bool, error) {
-	if at < s.current.Load().Horizon {
-		return s.exists(rev)
-	}
-	return s.outlives(rev, gone)
-}
-
-// outlives tells whether a revision, not a deletion, did not go with its whole object as garbage; else as isLeft.
-func (s *Store) outlives(rev *Revision, gone *roaring64.Bitmap) (bool, error) {
-	if has(gone, rev.Oid) { // a sweep may have forgotten up to which revision
-		return s.exists(rev)
-	}
-	last, err := s.gone.last(rev.Oid)
-	return rev.Tid > last, err
-}
-
-// exists tells whether a revision, not a deletion, is there now.
-func (s *Store) exists(rev *Revision) (bool, error) {
-	_, err := s.LoadSerial(rev.Oid, rev.Tid)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 func (r *reading) current(oid zodb.Oid, at zodb.Tid, yield func(Revision) bool) error {

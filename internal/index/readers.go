@@ -1,12 +1,9 @@
 package index
 
 import (
-	"bytes"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
-
-	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
 // maxIdleReaders bounds the iterators kept for the next load: one a processor would do, a few more cost nothing.
@@ -23,47 +20,6 @@ type readers struct {
 		closed bool
 		out    sync.WaitGroup // iterators in use; Close waits for them
 	}
-}
-
-// reading is one iterator and the state that it shows.
-type reading struct {
-	iter    *pebble.Iterator
-	epoch   uint64
-	key     []byte
-	fetched uint64 // bytes of table blocks that were not in the block cache, so far
-}
-
-// fetch tells whether the iterator read a table block since the last call.
-func (r *reading) fetch() bool {
-	stats := r.iter.Stats()
-	before := r.fetched
-	r.fetched = stats.InternalStats.BlockBytes - stats.InternalStats.BlockBytesInCache
-	return r.fetched != before
-}
-
-// walk reads objects one after the other: to a neighbour further on it steps, where a seek would go through all levels anew.
-type walk struct {
-	reading
-	begun bool     // the iterator stands on a row of `last`, or on the first row behind it
-	last  zodb.Oid // asked for
-}
-
-// nearBy is how many rows are stepped over before a seek: it costs about as much.
-const nearBy = 12
-
-// forward moves to the newest row of oid, or to the first row behind where it would be. false: there is none, or an error. Its caller
-// moves the iterator by Next only, and not beyond the first row of another object; else it says so by begun.
-func (w *walk) forward(oid zodb.Oid) bool {
-	w.key = recordKey(w.key[:0], oid, ^zodb.Tid(0))
-	near := w.begun && oid > w.last && w.iter.Valid()
-	w.begun, w.last = true, oid
-	for n := 0; near && n < nearBy; n++ {
-		if bytes.Compare(w.iter.Key(), w.key) >= 0 {
-			return true
-		}
-		near = w.iter.Next()
-	}
-	return w.iter.SeekGE(w.key)
 }
 
 func recordBounds() *pebble.IterOptions {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"slices"
 	"sort"
 
@@ -53,7 +54,7 @@ func (c *changes) between(prev, now zodb.Tid) ([]change, bool) {
 	return c.txns[first:max(first, last)], true
 }
 
-// last gives each oid once, with the transaction that wrote it last; false if they are more than maxChanges.
+// lastWriters gives each oid once, with the transaction that wrote it last; false if they are more than maxChanges.
 func lastWriters(txns []change) ([]index.Change, bool) {
 	total := 0
 	for _, t := range txns {
@@ -83,4 +84,65 @@ func lastWriters(txns []change) ([]index.Change, bool) {
 		}
 	}
 	return out, true
+}
+
+// Visible is Operations.Visible.
+func (n *Node) Visible() zodb.Tid { return zodb.Tid(n.visible.Load()) }
+
+// Overtaken tells whether what was read at a position that was visible, and that no pin held, has to be read anew: a pack has passed it, and
+// objects may lack there that exist now. It blocks nothing.
+func (n *Node) Overtaken(at zodb.Tid) bool { return at < n.store.Stats().Horizon && at < n.Visible() }
+
+// Recent tells whether Pin and Advance answer from memory what was written since prev.
+func (n *Node) Recent(prev zodb.Tid) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return prev >= n.mu.changes.from
+}
+
+// Advance is Operations.Advance.
+func (n *Node) Advance(ctx context.Context, prev zodb.Tid) (zodb.Tid, []index.Change, bool, error) {
+	if err := n.enter(); err != nil {
+		return 0, nil, false, err
+	}
+	defer n.calls.RUnlock()
+	return n.advance(ctx, prev, n.Visible())
+}
+
+func (n *Node) advance(ctx context.Context, prev, now zodb.Tid) (zodb.Tid, []index.Change, bool, error) {
+	if prev >= now {
+		return prev, nil, true, nil
+	}
+	n.mu.Lock()
+	txns, ok := n.mu.changes.between(prev, now)
+	n.mu.Unlock()
+	if !ok {
+		var err error
+		if txns, ok, err = n.changesFromRows(ctx, prev, now); err != nil {
+			return 0, nil, false, err
+		}
+	}
+	if !ok {
+		return now, nil, false, nil
+	}
+	list, ok := lastWriters(txns)
+	return now, list, ok, nil
+}
+
+// changesFromRows reads what the ring has forgotten, false if it names more than a reader wants to know.
+func (n *Node) changesFromRows(ctx context.Context, prev, now zodb.Tid) (txns []change, _ bool, err error) {
+	packed := func() bool { return prev < n.store.Stats().Horizon } // rows may be gone that named a change
+	if packed() {
+		return nil, false, nil
+	}
+	total := 0
+	err = n.store.Transactions(prev+1, now, func(h index.Header) bool {
+		txns = append(txns, change{h.Tid, h.Oids})
+		total += len(h.Oids)
+		return total <= 4*maxChanges && ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	return txns, total <= 4*maxChanges && !packed(), err // a pack may have come meanwhile
 }

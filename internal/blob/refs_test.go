@@ -1,12 +1,17 @@
 package blob_test
 
 import (
+	"bytes"
 	"errors"
+	"os"
+	"slices"
 	"testing"
 
 	"github.com/ipfs/go-datastore"
+	ipld "github.com/ipfs/go-ipld-format"
 
 	"github.com/zodb-dht/zodb_dht/internal/block"
+	"github.com/zodb-dht/zodb_dht/internal/block/blocktest"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
@@ -45,5 +50,57 @@ func TestARowThatIsNoReferenceIsMalformed(t *testing.T) {
 				t.Error("Size:", err)
 			}
 		})
+	}
+}
+
+func TestABlockThatTwoFilesShareOutlivesOne(t *testing.T) {
+	p := newPeer(t)
+	content := random(1, many)
+	kept := p.store(1, 1, 5, content)
+	p.stage(2, 2, content)                                    // the same file
+	p.stage(2, 3, append(slices.Clone(content), "longer"...)) // the same chunks, another root
+	p.seal(2)
+	if err := p.Discard(zodb.TxnID{2}); err != nil {
+		t.Fatal(err)
+	}
+	view := block.NewView(p.refs, block.NewOthers(p.ds))
+	read := fetch(t, view, kept)
+	if !bytes.Equal(read, content) {
+		t.Error("it reads differently by its CID")
+	}
+	n := 0
+	for range p.keys() {
+		n++
+	}
+	if want := 181 + 2 + 1; n != want {
+		t.Errorf("%d references, want %d", n, want)
+	}
+}
+
+func TestABlobsBlocksAreServedByTheirCIDs(t *testing.T) {
+	p := newPeer(t)
+	blocktest.Run(t, func(t *testing.T) blocktest.Store {
+		p := newPeer(t)
+		id, oid := byte(0), zodb.Oid(0)
+		return blocktest.Store{
+			Blockstore: block.NewView(p.refs, block.NewOthers(p.ds)),
+			Keep:       func(data []byte) { id, oid = id+1, oid+1; p.store(id, oid, zodb.Tid(id), data) },
+			Damage: func([]byte) {
+				name := p.Path(oid, zodb.Tid(id))
+				if err := errors.Join(os.Chmod(name, 0o600), os.WriteFile(name, bytes.Repeat([]byte{'?'}, 10), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
+	})
+	b := p.store(1, 1, 1, random(4, many))
+	view := block.NewView(p.refs, block.NewOthers(p.ds))
+	if read := fetch(t, view, b); !bytes.Equal(read, random(4, many)) {
+		t.Error("it reads differently")
+	}
+	p.stage(2, 2, random(5, many))
+	sealed := p.seal(2)[2]
+	if _, err := view.Get(ctx, sealed.CID()); !ipld.IsNotFound(err) {
+		t.Error("a block is served before its transaction committed:", err)
 	}
 }

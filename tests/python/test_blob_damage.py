@@ -20,9 +20,9 @@ from ZODB.utils import z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import BlobChanged, Corrupt
 
+from .blobs import files, handed, store
 from .conftest import Opener
 from .helpers import begun, commit
-from .test_blobs import files, handed, store
 from .test_conversion import run
 
 CONTENT = b"hello world"

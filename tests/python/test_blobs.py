@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transaction
 from ZODB import interfaces
-from ZODB.blob import Blob, BlobFile, copyTransactionsFromTo
-from ZODB.Connection import TransactionMetaData
+from ZODB.blob import Blob, BlobFile
 from ZODB.DB import DB
-from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, POSKeyError, ReadConflictError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, z64
 from zodb_dht import DHTStorage, packing
-from zodb_dht.errors import Closed, Corrupt, ReadOnlyError, Unreadable, Usage
+from zodb_dht.errors import Corrupt, Usage
 from zope.interface.verify import verifyObject
 
-from .conftest import Opener
+from .blobs import files, handed, open_files, store
 from .helpers import begun
 
 MB = 1 << 20
-
-
-def files(directory: str | Path) -> dict[str, bytes]:
-    """The files below a blob directory, without the markers."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in Path(directory).rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
-def handed(storage: Any, content: bytes) -> str:
-    """A file as an application hands it over."""
-    path = os.path.join(storage.temporaryDirectory(), f"handed-{os.urandom(4).hex()}")
-    Path(path).write_bytes(content)
-    return path
-
-
-def store(storage: Any, oid: bytes, base: bytes, content: bytes) -> bytes:
-    txn = TransactionMetaData()
-    storage.tpc_begin(txn)
-    storage.storeBlob(oid, base, b"record", handed(storage, content), "", txn)
-    storage.tpc_vote(txn)
-    tid = storage.tpc_finish(txn)
-    assert isinstance(tid, bytes)
-    return tid
 
 
 def test_root_and_views_are_blob_storages(storage: DHTStorage) -> None:
@@ -243,30 +212,6 @@ def test_a_file_that_is_given_up_leaves_nothing_open(storage: DHTStorage) -> Non
     assert not [name for name in open_files() if "BUC" in name]
 
 
-def open_files() -> list[str]:
-    """Where the kernel tells."""
-    names = []
-    for descriptor in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []:
-        with contextlib.suppress(FileNotFoundError):  # the listing's own
-            names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-    return names
-
-
-def test_blobs_are_there_after_reopening_and_temporary_files_are_not(open_storage: Opener) -> None:
-    storage = open_storage()
-    oid = storage.new_oid()
-    tid = store(storage, oid, z64, b"content")
-    left = handed(storage, b"left behind")
-    txn = begun(storage)
-    storage.storeBlob(storage.new_oid(), z64, b"record", handed(storage, b"not voted"), "", txn)
-    storage.close()
-    again = open_storage()
-    with again.openCommittedBlobFile(oid, tid) as f:
-        assert f.read() == b"content"
-    assert not os.path.exists(left)
-    assert list(files(again.fshelper.base_dir).values()) == [b"content"]
-
-
 def test_a_missing_or_cut_blob_says_which(storage: DHTStorage) -> None:
     oid = storage.new_oid()
     tid = store(storage, oid, z64, b"hello world")
@@ -292,160 +237,6 @@ def test_what_is_no_file_is_refused(storage: DHTStorage, tmp_path: Path) -> None
     storage.tpc_abort(txn)
     with pytest.raises(POSKeyError):
         storage.loadBlob(storage.new_oid(), z64)
-
-
-def test_a_read_only_storage_reads_blobs(open_storage: Opener) -> None:
-    storage = open_storage()
-    oid = storage.new_oid()
-    tid = store(storage, oid, z64, b"content")
-    storage.close()
-    reader = open_storage(read_only=True)
-    with reader.openCommittedBlobFile(oid, tid) as f:
-        assert f.read() == b"content"
-    with pytest.raises(ReadOnlyError):
-        reader.storeBlob(oid, tid, b"record", handed(reader, b""), "", TransactionMetaData())
-
-
-def test_names_outlive_the_storage(storage: DHTStorage) -> None:
-    oid = storage.new_oid()
-    tid = store(storage, oid, z64, b"content")
-    name = storage.loadBlob(oid, tid)
-    storage.close()
-    assert storage.loadBlob(oid, tid) == name
-    with pytest.raises(Closed):
-        storage.loadBlob(oid, z64)
-
-
-def test_the_blob_directory_can_be_elsewhere(open_storage: Opener, tmp_path: Path) -> None:
-    storage = open_storage(blob_dir=tmp_path / "elsewhere")
-    oid = storage.new_oid()
-    tid = store(storage, oid, z64, b"content")
-    assert storage.fshelper.base_dir == f"{tmp_path}/elsewhere/"
-    assert not (tmp_path / "peer" / "blobs").exists()
-    with pytest.raises(Usage, match="not this peer's blob directory"):
-        open_storage("other", blob_dir=tmp_path / "elsewhere")
-    open_storage("other").close()
-    storage.close()
-    with pytest.raises(Usage, match="move them there first"):
-        open_storage(blob_dir=tmp_path / "a third")
-    again = open_storage()
-    assert again.loadBlob(oid, tid).startswith(f"{tmp_path}/elsewhere/0x00/")
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_somebody_elses_directory_is_left_alone(open_storage: Opener, tmp_path: Path, shared: bool) -> None:
-    precious = tmp_path / "elsewhere" / "tmp" / "precious"
-    precious.parent.mkdir(parents=True)
-    precious.write_bytes(b"mine")
-    with pytest.raises(Usage, match="not this peer's blob directory"):
-        open_storage(blob_dir=tmp_path / "elsewhere", shared=shared)
-    assert sorted(tmp_path.glob("elsewhere/**/*")) == [precious.parent, precious]
-    assert precious.read_bytes() == b"mine"
-    # Nor the blobs of a FileStorage, whatever it has open at this moment.
-    with contextlib.closing(FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "old"))) as old:
-        temporary = Path(old.temporaryDirectory(), "uncommitted")
-        temporary.write_bytes(b"mine")
-        with pytest.raises(Usage, match="not this peer's blob directory"):
-            open_storage(blob_dir=tmp_path / "old", shared=shared)
-        assert temporary.read_bytes() == b"mine"
-    open_storage(shared=shared)
-
-
-def sample(db: Any) -> None:
-    """Transactions with blobs: created, changed, beside other objects, one never written to."""
-    with db.transaction() as connection:
-        root = connection.root()
-        root["small"], root["big"], root["plain"] = Blob(b"small"), Blob(os.urandom(1 << 20)), {"a": 1}
-    with db.transaction() as connection, connection.root()["small"].open("w") as f:
-        f.write(b"changed")
-    with db.transaction() as connection:
-        connection.root()["unwritten"] = Blob()
-
-
-def same(a: Any, b: Any) -> None:
-    """Every transaction, record and blob of a is in b."""
-    count = 0
-    for one, other in zip(a.iterator(), b.iterator(), strict=True):
-        assert (one.tid, one.user, one.description) == (other.tid, other.user, other.description)
-        for record, copied in zip(
-            sorted(one, key=lambda r: str(r.oid)), sorted(other, key=lambda r: str(r.oid)), strict=True
-        ):
-            assert (record.oid, record.data) == (copied.oid, copied.data)
-            try:
-                name = a.loadBlob(record.oid, record.tid)
-            except POSKeyError:
-                with pytest.raises(POSKeyError):
-                    b.loadBlob(record.oid, record.tid)
-                continue
-            count += 1
-            assert Path(name).read_bytes() == Path(b.loadBlob(record.oid, record.tid)).read_bytes()
-    assert count >= 3
-
-
-def _ours(source: Any, destination: Any) -> None:
-    destination.copyTransactionsFrom(source)
-
-
-@pytest.mark.parametrize("copy", [_ours, copyTransactionsFromTo])
-def test_copies_from_and_to_filestorage(
-    copy: Callable[[Any, Any], None], storage: DHTStorage, open_storage: Opener, tmp_path: Path
-) -> None:
-    source = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
-    db = DB(source)
-    sample(db)
-    before = files(tmp_path / "blobs")
-    modes = {name: (tmp_path / "blobs" / name).stat().st_mode for name in before}
-    copy(source, storage)
-    assert files(tmp_path / "blobs") == before
-    assert {name: (tmp_path / "blobs" / name).stat().st_mode for name in before} == modes
-    same(source, storage)
-    second = open_storage("second")
-    copy(storage, second)
-    same(storage, second)
-    third = FileStorage(str(tmp_path / "Third.fs"), blob_dir=str(tmp_path / "third"))
-    third.copyTransactionsFrom(second)
-    same(second, third)
-    third.close()
-    db.close()
-    for one in (storage, second):
-        assert os.listdir(one.temporaryDirectory()) == []
-
-
-def test_a_failed_copy_leaves_no_file(storage: DHTStorage, tmp_path: Path) -> None:
-    source = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
-    db = DB(source)
-    sample(db)
-
-    class Failing:
-        loadBlob = source.loadBlob
-
-        def iterator(self) -> Any:
-            yield from itertools.islice(source.iterator(), 2)
-            raise OSError("the source is gone")
-
-    with pytest.raises(Unreadable, match="the source is gone"):
-        storage.copyTransactionsFrom(Failing())
-    committed = [t.tid for t in storage.iterator()]
-    names = [name for name in files(storage.fshelper.base_dir) if not name.endswith(".blob")]
-    assert len(committed) == 2 and names == []
-    db.close()
-
-
-def test_restored_blobs_keep_their_tid(storage: DHTStorage) -> None:
-    oid = p64(77)
-    for tid, content in ((p64(5), b"first"), (p64(9), b"second")):
-        txn = TransactionMetaData()
-        storage.tpc_begin(txn, tid, " ")
-        storage.restoreBlob(oid, tid, b"record", handed(storage, content), None, txn)
-        storage.tpc_vote(txn)
-        storage.tpc_finish(txn)
-        assert Path(storage.loadBlob(oid, tid)).read_bytes() == content
-    txn = TransactionMetaData()
-    storage.tpc_begin(txn, p64(12), " ")
-    storage.restoreBlob(oid, p64(12), b"record", handed(storage, b"aborted"), None, txn)
-    storage.tpc_vote(txn)
-    storage.tpc_abort(txn)
-    assert sorted(files(storage.fshelper.base_dir).values()) == [b"first", b"second"]
 
 
 def test_writers_of_many_blobs_at_once(storage: DHTStorage) -> None:

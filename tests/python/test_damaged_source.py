@@ -16,8 +16,8 @@ from ZODB.utils import p64, u64, z64
 from zodb_dht import DHTStorage
 from zodb_dht.errors import Unreadable
 
+from .blobs import files
 from .helpers import commit
-from .test_blobs import files
 from .test_conversion import run
 
 COUNT, VICTIM = 21, 11  # transactions; the one that is damaged

@@ -1,62 +1,27 @@
-"""Undo where ZODB's suites do not look: races, several at once, paging, views; and what stands beside it."""
+"""Undo where ZODB's suites do not look: races, several at once, paging, views."""
 
 from __future__ import annotations
 
-import datetime
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import transaction
 from BTrees.Length import Length
-from persistent.mapping import PersistentMapping
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import (
     ConflictError,
     MultipleUndoErrors,
-    POSKeyError,
-    ReadConflictError,
     ReadOnlyError,
-    ReadOnlyHistoryError,
     UndoError,
 )
-from ZODB.serialize import referencesf
-from ZODB.utils import oid_repr, p64, u64, z64
-from zodb_dht import DHTStorage, packing
+from ZODB.utils import oid_repr, p64
+from zodb_dht import DHTStorage
 
 from .conftest import Opener
-from .helpers import begun, commit, new
-
-
-def undo(storage: Any, *ids: bytes) -> bytes:
-    """Undo, in one transaction; its tid."""
-    txn = begun(storage)
-    try:
-        for transaction_id in ids:
-            storage.undo(transaction_id, txn)
-        storage.tpc_vote(txn)
-        tid = storage.tpc_finish(txn)
-    except BaseException:
-        storage.tpc_abort(txn)
-        raise
-    assert type(tid) is bytes
-    return tid
-
-
-def ids(storage: Any) -> list[bytes]:
-    return [entry["id"] for entry in storage.undoLog(0, 1000)]
-
-
-def current(storage: Any, oid: bytes) -> bytes | None:
-    try:
-        data = storage.load(oid)[0]
-    except POSKeyError:
-        return None
-    assert type(data) is bytes
-    return data
+from .helpers import begun, commit, current, ids, new, undo
 
 
 @pytest.fixture(params=["root", "view", "polled view"])
@@ -132,20 +97,6 @@ def test_an_id_that_names_nothing_is_an_undo_error(storage: DHTStorage, bad: Any
     with pytest.raises(UndoError, match="Invalid transaction id"):
         storage.undo(bad, txn)
     storage.tpc_abort(txn)
-
-
-def test_a_packed_transaction_ends_the_log_and_is_not_undone(storage: DHTStorage) -> None:
-    for tid, status in ((5, " "), (6, "p"), (7, "u"), (8, " ")):
-        txn = begun(storage)
-        storage.tpc_abort(txn)
-        storage.tpc_begin(txn, p64(tid), status)
-        storage.restore(p64(1), p64(tid), b"%d" % tid, "", None, txn)
-        storage.tpc_vote(txn)
-        storage.tpc_finish(txn)
-    assert ids(storage) == [b"AAAAAAAAAAg="]
-    for packed in (b"AAAAAAAAAAY=", b"AAAAAAAAAAc="):
-        with pytest.raises(UndoError, match="non-undoable"):
-            undo(storage, packed)
 
 
 def test_an_object_changed_between_undo_and_vote_is_undone_on_what_is_current(storage: DHTStorage) -> None:
@@ -305,82 +256,6 @@ def test_an_undo_after_a_restart(open_storage: Opener) -> None:
     assert current(storage, oid) == b"1"
 
 
-def test_records_of_what_exists_in_order_of_oid(storage: DHTStorage) -> None:
-    with pytest.raises(ValueError):
-        storage.record_iternext()
-    made = [new(storage, b"%d" % i) for i in range(250)]  # more than are read at once
-    undo(storage, ids(storage)[0])
-    commit(storage, (made[0][0], made[0][1], b"again"))
-    got, following = [], None
-    while True:
-        oid, _, data, following = storage.record_iternext(following)
-        got.append((oid, data))
-        if following is None:
-            break
-        assert type(following) is bytes  # else no ZEO server sends it
-    assert got == [(oid, b"%d" % i if i else b"again") for i, (oid, _) in enumerate(made[:249])]
-    assert storage.record_iternext(bytes(made[5][0]))[2] == b"5"  # a cursor that went over a wire
-
-
-def test_an_external_collector_deletes(storage: DHTStorage) -> None:
-    oid, tid = new(storage)
-    txn = begun(storage)
-    with pytest.raises(ConflictError):
-        storage.deleteObject(oid, z64, txn)
-    with pytest.raises(POSKeyError):
-        storage.deleteObject(p64(u64(oid) + 1), tid, txn)
-    storage.deleteObject(oid, tid, txn)
-    storage.tpc_vote(txn)
-    gone = storage.tpc_finish(txn)
-    assert gone == storage.lastTransaction()
-    assert current(storage, oid) is None
-    assert storage.loadBefore(oid, gone) == (b"data", tid, gone)
-    undo(storage, ids(storage)[0])
-    assert current(storage, oid) == b"data"
-
-
-def test_a_deletion_of_what_changed_before_the_vote_is_a_conflict(storage: DHTStorage) -> None:
-    oid, tid = new(storage)
-    txn = begun(storage)
-    storage.deleteObject(oid, tid, txn)
-    last = commit(storage, (oid, tid, b"newer"))
-    with pytest.raises(ConflictError):
-        storage.tpc_vote(txn)
-    storage.tpc_abort(txn)
-    assert storage.load(oid) == (b"newer", last)
-
-
-def test_historical_connections_read_what_was(storage: DHTStorage) -> None:
-    db = DB(storage)
-    tids = []
-    for i in range(3):
-        with db.transaction() as connection:
-            connection.root()["a"] = PersistentMapping(n=i)
-        tids.append(db.lastTransaction())
-    undo(storage, ids(storage)[0])
-    for i, tid in enumerate(tids):
-        then = db.open(at=tid)
-        assert then.root()["a"]["n"] == i
-        then.close()
-    with pytest.raises(ValueError, match="in the future"):
-        db.open(at=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(1))
-    manager = transaction.TransactionManager()
-    then = db.open(manager, at=tids[2])
-    then.root()["a"]["n"] = 7
-    with pytest.raises(ReadOnlyHistoryError):
-        manager.commit()
-    manager.abort()
-    then.close()
-    before = db.open(before=tids[1])
-    assert before.root()["a"]["n"] == 0
-    before.close()
-    now = db.open()
-    assert now.root()["a"]["n"] == 1
-    for entry in storage.history(z64, size=999999999999):  # as zodbbrowser
-        assert storage.loadSerial(z64, entry["tid"])
-    db.close()
-
-
 def test_a_filestorage_copy_keeps_what_undos_repeat(storage: DHTStorage, tmp_path: Any) -> None:
     source, back = FileStorage(str(tmp_path / "Data.fs")), FileStorage(str(tmp_path / "Back.fs"))
     control = FileStorage(str(tmp_path / "Control.fs"))  # ZODB 6.0's FileStorage keeps only some of them
@@ -407,82 +282,3 @@ def test_history_has_as_many_revisions_as_asked_for_while_a_newer_one_is_not_pub
     tid = storage.tpc_finish(txn, lambda _: seen.extend(h["tid"] for h in storage.history(oid, 1)))
     assert seen == [first]
     assert [h["tid"] for h in storage.history(oid, 1)] == [tid]
-
-
-def _without_page(db: DB) -> None:
-    """A folder whose page the last transaction took out."""
-    with db.transaction() as conn:
-        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
-    with db.transaction() as conn:
-        del conn.root()["folder"]["page"]
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("voted", [False, True])
-def test_an_undo_that_a_pack_overtook_brings_back_no_reference_to_garbage(
-    open_storage: Opener, shared: bool, voted: bool
-) -> None:
-    storage = open_storage(shared=shared)
-    db = DB(storage)
-    _without_page(db)
-    txn = begun(storage)
-    storage.undo(ids(storage)[0], txn)
-    if voted:
-        storage.tpc_vote(txn)
-    storage.pack(time.time(), referencesf)  # collects the page
-    with pytest.raises(ReadConflictError if voted else UndoError):
-        storage.tpc_vote(txn) if not voted else storage.tpc_finish(txn)
-    storage.tpc_abort(txn)
-    with db.transaction() as conn:
-        assert not conn.root()["folder"].data
-    db.close()
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_pack_waits_for_an_undo_that_has_voted(open_storage: Opener, shared: bool) -> None:
-    storage = open_storage(shared=shared)
-    db = DB(storage)
-    _without_page(db)
-    txn = begun(storage)
-    storage.undo(ids(storage)[0], txn)
-    storage.tpc_vote(txn)
-    phases: list[str] = []
-    waits = threading.Event()
-
-    def seen(phase: str, done: int, total: int) -> None:
-        phases.append(phase)
-        if phases.count("wait") == 3:  # for readers first, then for votes
-            waits.set()
-
-    def pack() -> None:
-        try:
-            packing.pack(storage._peer.node, packing.tid_of(time.time()), referencesf, seen)
-        finally:
-            waits.set()
-
-    packer = threading.Thread(target=pack)
-    packer.start()
-    waits.wait()
-    assert "log" not in phases
-    storage.tpc_finish(txn)
-    packer.join()
-    assert "list" in phases
-    db.cacheMinimize()  # nobody told the DB of a transaction on its storage
-    with db.transaction() as conn:
-        assert conn.root()["folder"]["page"].data == {}
-    db.close()
-
-
-def test_an_undo_of_what_came_after_a_pack_is_no_conflict(open_storage: Opener) -> None:
-    storage = open_storage()
-    db = DB(storage)
-    with db.transaction() as conn:
-        conn.root()["folder"] = PersistentMapping(page=PersistentMapping())
-    storage.pack(time.time(), referencesf)
-    with db.transaction() as conn:
-        del conn.root()["folder"]["page"]
-    storage.pack(storage.undoLog(0, 1)[0]["time"] - 0.0001, referencesf)
-    undo(storage, ids(storage)[0])
-    with db.transaction() as conn:
-        assert conn.root()["folder"]["page"].data == {}
-    db.close()

@@ -13,7 +13,8 @@ from ZODB.utils import oid_repr, readable_tid_repr
 from .conversion import Complaints, Progress, Report, blob_file, missing_file
 from .errors import DHTError, Unreadable, Usage
 from .peer import Peer
-from .tpc import check_rises, metadata
+from .restoring import check_rises
+from .tpc import metadata
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from .errors import (
     WrongType,
 )
 from .peer import Peer
-from .tpc import Begun, Callback, Failed, Phase, Restoring
+from .restoring import Restoring
+from .tpc import Begun, Callback, Failed, Phase
 
 
 class Writer(ConflictResolvingStorage):  # type: ignore[misc]

@@ -15,10 +15,8 @@ from ZODB.serialize import referencesf
 
 from . import packing
 from .cli import tell
-from .errors import Corrupt, InDoubt, OptionError, Unavailable, Usage
+from .exits import DONE, FAILED, USAGE, exit_code
 from .storage import DHTStorage
-
-FAILED, USAGE, NO_MAJORITY, IN_DOUBT, CORRUPT = 1, 2, 3, 4, 5
 
 
 class _Parser(argparse.ArgumentParser):
@@ -139,18 +137,5 @@ def main(arguments: list[str]) -> int:
         return FAILED
     except Exception as error:
         print(f"zodb-dht: pack {parsed.directory}: {error}", file=sys.stderr)
-        return _code(error)
-    return 0
-
-
-def _code(error: Exception) -> int:
-    for kind, code in (
-        (Corrupt, CORRUPT),
-        (InDoubt, IN_DOUBT),
-        (Unavailable, NO_MAJORITY),
-        (OptionError, USAGE),
-        (Usage, USAGE),
-    ):
-        if isinstance(error, kind):
-            return code
-    return FAILED
+        return exit_code(error)
+    return DONE

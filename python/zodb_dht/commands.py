@@ -17,13 +17,11 @@ from ZODB.utils import maxtid, readable_tid_repr, z64
 from . import conversion, copying, history_free
 from .cli import tell
 from .conversion import Report
-from .errors import Corrupt, InDoubt, Unavailable, Usage
+from .errors import Usage
+from .exits import DONE, FAILED, USAGE, exit_code
 from .places import open_place
 from .progress import Bar
 from .storage import DHTStorage
-
-DONE, FAILED, USAGE, NO_MAJORITY, IN_DOUBT, CORRUPT = range(6)
-"""Exit codes, the table of cmd/zodb-dht."""
 
 PLACE = "the path of a Data.fs, a URI (zeo://..., file://...), or a ZConfig file with a storage in it"
 AGAIN = """\
@@ -88,18 +86,11 @@ def run(arguments: list[str]) -> int:
         return FAILED
     except Exception as e:
         print(f"zodb-dht: {e or type(e).__name__}", file=sys.stderr)
-        return _exit_code(e)
+        return exit_code(e)
 
 
 def _verb(arguments: list[str]) -> str:
     return next(a for a in arguments if not a.startswith("-"))
-
-
-def _exit_code(e: Exception) -> int:
-    for cls, code in ((Corrupt, CORRUPT), (InDoubt, IN_DOUBT), (Unavailable, NO_MAJORITY)):
-        if isinstance(e, cls):
-            return code
-    return FAILED
 
 
 @contextlib.contextmanager

@@ -42,7 +42,8 @@ func (s *Store) ReadPinned(oid zodb.Oid, at zodb.Tid, use func(*Revision)) (fetc
 	if err != nil {
 		return false, err
 	}
-	defer func() { s.readers.put(r) }()
+	defer s.readers.put(r)
+	before := r.fetched()
 	next, err := r.newest(oid, at)
 	if err != nil {
 		return false, err
@@ -56,7 +57,7 @@ func (s *Store) ReadPinned(oid zodb.Oid, at zodb.Tid, use func(*Revision)) (fetc
 	}
 	rev.Next = next
 	use(&rev)
-	return r.fetch(), nil
+	return r.fetched() != before, nil
 }
 
 // LoadSerial is State.LoadSerial.

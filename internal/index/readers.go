@@ -49,7 +49,7 @@ func (r *readers) get() (reading, error) {
 		r.mu.out.Done()
 		return reading{}, err
 	}
-	return reading{iter: it, epoch: epoch}, nil
+	return reading{iter: it, epoch: epoch, key: make([]byte, 0, recordKeyLen)}, nil
 }
 
 // put takes an iterator back; one that failed or is outdated is closed.

@@ -14,18 +14,15 @@ import (
 
 // reading is one iterator and the state that it shows.
 type reading struct {
-	iter    *pebble.Iterator
-	epoch   uint64
-	key     []byte
-	fetched uint64 // bytes of table blocks that were not in the block cache, so far
+	iter  *pebble.Iterator
+	epoch uint64
+	key   []byte
 }
 
-// fetch tells whether the iterator read a table block since the last call.
-func (r *reading) fetch() bool {
+// fetched is how many bytes of table blocks the iterator has read so far that were not in the block cache.
+func (r *reading) fetched() uint64 {
 	stats := r.iter.Stats()
-	before := r.fetched
-	r.fetched = stats.InternalStats.BlockBytes - stats.InternalStats.BlockBytesInCache
-	return r.fetched != before
+	return stats.InternalStats.BlockBytes - stats.InternalStats.BlockBytesInCache
 }
 
 // row reads the revision that the iterator stands on. Its Data is valid until the iterator moves; it has no hash, since none is in a row (ADR 1).

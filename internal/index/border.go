@@ -8,8 +8,8 @@ import (
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
 )
 
-// border is what is packed of one object, as of the begin of a read: taken before the iterator, so that a sweep which ends
-// between the two is no gap.
+// border is what packs have hidden of one object, as a read begins. It is taken before the read's iterator: then a sweep between the two
+// has only deleted rows that the border hides. The other way round the iterator would show rows that nobody knows to be hidden any more.
 type border struct {
 	horizon zodb.Tid
 	gone    zodb.Tid // revisions up to this one went with the whole object; 0: none

@@ -26,7 +26,7 @@ const (
 
 // recordCache keeps the newest revisions that were read or written, in bounded memory. An entry is (oid, tid, until): it is what a
 // reader at any position in [tid, until) sees. Only one revision of an object is kept. Entries leave in the order in which they
-// came, but one that was used since comes again, once for all its uses: so a hit writes nothing but one flag. A header lies before an
+// came, but one that was used since it came, however often, is put behind the newest once more: so a hit writes nothing but one flag. A header lies before an
 // entry's data, so that a hit has two places to wait for: the table's and this. There is no pointer in it that Go's collector would follow.
 type recordCache struct {
 	shards [cacheShards]shard

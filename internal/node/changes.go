@@ -89,8 +89,8 @@ func lastWriters(txns []change) ([]index.Change, bool) {
 // Visible is Operations.Visible.
 func (n *Node) Visible() zodb.Tid { return zodb.Tid(n.visible.Load()) }
 
-// Overtaken tells whether what was read at a position that was visible, and that no pin held, has to be read anew: a pack has passed it, and
-// objects may lack there that exist now. It blocks nothing.
+// Overtaken tells whether a read at `at`, which was visible and which no pin holds, has to be repeated at what is visible now: a pack went past
+// it, so that the read may have missed objects that exist. It looks into memory only.
 func (n *Node) Overtaken(at zodb.Tid) bool { return at < n.store.Stats().Horizon && at < n.Visible() }
 
 // Recent tells whether Pin and Advance answer from memory what was written since prev.

@@ -115,8 +115,9 @@ func (a *readahead) scatters() bool {
 	return n > 0
 }
 
-// instead is for a load that is about to read the state: while everything is being read and loads are scattered, it reads oid's group, which has
-// what the load wants, unless somebody else has taken it (false). It was a load that would have fetched a table block.
+// instead is asked by a load that is about to read the state. While everything is being read ahead and loads are scattered it reads all of
+// oid's group into the cache, and what the load wants with it; the load then counts as one that fetched a table block. false: nothing was read,
+// since somebody else has the group or it does not pay.
 func (a *readahead) instead(oid zodb.Oid) bool {
 	if !a.warming.Load() || a.scattered.Load() <= 0 || !a.help(oid) {
 		return false

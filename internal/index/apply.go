@@ -250,29 +250,20 @@ func (s *Store) setRevisions(p *plan, batch func() (*pebble.Batch, error)) error
 
 // applyReader is what decide knows of the rows; it opens an iterator only when memory does not answer.
 type applyReader struct {
-	s    *Store
-	iter *pebble.Iterator
-	key  []byte
-	read bool // the last head came from the rows
-	gone map[zodb.Oid]zodb.Tid
+	s      *Store
+	iter   *pebble.Iterator
+	sweeps int // before iter was made
+	key    []byte
+	read   bool // the last head came from the rows
 }
 
-// begin notes what is gone before there is an iterator, which keeps seeing rows that a sweep deletes and forgets meanwhile.
-func (m *applyReader) begin(oids []zodb.Oid) error {
-	if m.s.gone.empty() {
-		return nil
+func (m *applyReader) open() error {
+	m.sweeps = m.s.gone.soFar()
+	it, err := m.s.db.NewIter(recordBounds())
+	if err == nil {
+		m.iter = it
 	}
-	m.gone = make(map[zodb.Oid]zodb.Tid)
-	for _, oid := range oids {
-		last, err := m.s.gone.last(oid)
-		if err != nil {
-			return err
-		}
-		if last != 0 {
-			m.gone[oid] = last
-		}
-	}
-	return nil
+	return err
 }
 
 func (m *applyReader) close() error {
@@ -295,15 +286,36 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	if ok {
 		return h, nil
 	}
-	if m.iter == nil {
-		it, err := m.s.db.NewIter(recordBounds())
-		if err != nil {
-			return head{}, err
-		}
-		m.iter = it
-	}
 	m.read = true
 	m.key = recordKey(m.key[:0], oid, st.LastTid) // what is above is not applied
+	for {
+		if m.iter == nil {
+			if err := m.open(); err != nil {
+				return head{}, err
+			}
+		}
+		h, err := m.seek(oid)
+		if err != nil || h.tid == 0 {
+			return head{}, err
+		}
+		last, sweeps, err := m.s.gone.look(oid)
+		switch {
+		case err != nil:
+			return head{}, err
+		case sweeps != m.sweeps: // it may have been garbage, whose rows a sweep deleted and forgot behind the iterator's back
+			if err := m.close(); err != nil {
+				return head{}, err
+			}
+		case h.tid <= last:
+			return head{}, nil
+		default:
+			return h, nil
+		}
+	}
+}
+
+// seek reads the row behind the key, no head if it is none of the object's.
+func (m *applyReader) seek(oid zodb.Oid) (head, error) {
 	if !m.iter.SeekPrefixGE(m.key) {
 		return head{}, damage(oid, 0, m.iter.Error())
 	}
@@ -317,9 +329,6 @@ func (m *applyReader) head(oid zodb.Oid) (head, error) {
 	}
 	if len(v) < recordHeadLen {
 		return head{}, &Corrupt{Oid: oid, Tid: tid, Cause: fmt.Errorf("a row of %d bytes", len(v))}
-	}
-	if last, err := m.s.gone.last(oid); err != nil || tid <= max(last, m.gone[oid]) {
-		return head{}, err
 	}
 	return head{tid, zodb.WriteKind(v[0]) == zodb.WriteDelete}, nil
 }

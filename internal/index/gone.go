@@ -19,8 +19,9 @@ type gone struct {
 	db    *pebble.DB
 	count atomic.Int64
 	// mu guards oids, and makes the end of a sweep's batch one step: rows deleted, old iterators outdated, oids forgotten.
-	mu   sync.RWMutex
-	oids *roaring64.Bitmap
+	mu     sync.RWMutex
+	oids   *roaring64.Bitmap
+	sweeps int // batches of sweeps so far
 }
 
 // none is open where it is known that there are no rows.
@@ -52,6 +53,26 @@ func (g *gone) last(oid zodb.Oid) (zodb.Tid, error) {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
+	return g.read(oid)
+}
+
+// soFar counts the batches of sweeps. Where look counts as many, an iterator made behind soFar sees no object that was forgotten since.
+func (g *gone) soFar() int {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.sweeps
+}
+
+// look is last and soFar, at one moment.
+func (g *gone) look(oid zodb.Oid) (last zodb.Tid, sweeps int, err error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	last, err = g.read(oid)
+	return last, g.sweeps, err
+}
+
+// read is last. REQUIRES: mu, for reading.
+func (g *gone) read(oid zodb.Oid) (zodb.Tid, error) {
 	if !g.oids.Contains(uint64(oid)) {
 		return 0, nil
 	}
@@ -88,6 +109,7 @@ func (g *gone) swept(oids []zodb.Oid, deleteRows func() error) error {
 	if err := deleteRows(); err != nil {
 		return err
 	}
+	g.sweeps++
 	for _, oid := range oids {
 		if g.oids.CheckedRemove(uint64(oid)) {
 			g.count.Add(-1)

@@ -91,9 +91,6 @@ func (s *Store) Head(oid zodb.Oid) (zodb.Tid, error) {
 // Heads is State.Heads; all share an iterator.
 func (s *Store) Heads(oids []zodb.Oid, each func(i int, serial zodb.Tid)) error {
 	m := applyReader{s: s}
-	if err := m.begin(oids); err != nil {
-		return err
-	}
 	s.headsMu.Lock()
 	applies := s.applies
 	s.headsMu.Unlock()

@@ -19,6 +19,7 @@ from .cli import tell
 from .conversion import Report
 from .errors import Usage
 from .exits import DONE, FAILED, USAGE, exit_code
+from .filestorage import Complaints
 from .places import open_place
 from .progress import Bar
 from .storage import DHTStorage
@@ -71,6 +72,7 @@ def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)
+    handler.addFilter(lambda record: not Complaints.harmless(record))
     logging.basicConfig(format="zodb-dht: %(message)s", handlers=[handler])
     try:
         options = _parser().parse_args([a for a in arguments if a != "--json"])
@@ -98,7 +100,7 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
     """(source, destination), opened, and closed at the end. The one that may be refused at no cost is opened first."""
     with contextlib.ExitStack() as stack:
         if options.verb == "import":
-            with conversion.Complaints() as complaints:
+            with Complaints() as complaints:
                 source = open_place(options.source, section=options.section, blob_dir=options.blob_dir)
                 stack.callback(source.close)
             complaints.check(options.source)

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -20,8 +19,9 @@ from persistent.timestamp import TimeStamp
 from ZODB.blob import is_blob_record
 from ZODB.interfaces import IBlobStorageRestoreable, IStorageIteration, IStorageRestoreable
 from ZODB.POSException import Unsupported
-from ZODB.utils import maxtid, oid_repr, u64, z64
+from ZODB.utils import maxtid, oid_repr, z64
 
+from . import filestorage
 from .errors import DHTError, Mismatch, NotAPrefix, OptionError, POSKeyError, Unreadable
 
 log = logging.getLogger(__name__)
@@ -64,59 +64,6 @@ def rising(transactions: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
         yield tid, transaction
 
 
-class Complaints(logging.Handler):
-    """What a FileStorage says of damage in its file: it logs it, and leaves out what it can't read."""
-
-    NAME = "ZODB.FileStorage"
-    HARMLESS = ("time-stamp reduction", "Ignoring index")  # rising mends it; the index is made anew
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.heard: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if not any(harmless in text for harmless in self.HARMLESS) and not _grown(record):
-            self.heard.append(text)
-
-    def __enter__(self) -> Complaints:
-        logger = logging.getLogger(self.NAME)
-        self._level = logger.level
-        if not logger.isEnabledFor(logging.WARNING):
-            logger.setLevel(logging.WARNING)
-        logger.addHandler(self)
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        logger = logging.getLogger(self.NAME)
-        logger.removeHandler(self)
-        logger.setLevel(self._level)
-
-    def check(self, where: str) -> None:
-        """Unreadable if there was one since the last check."""
-        heard, self.heard = self.heard, []
-        if heard:
-            raise Unreadable(f"{where}: the source is damaged: {heard[0]}")
-
-
-def _grown(record: logging.LogRecord) -> bool:
-    """Whether a transaction that is called truncated is whole: it was committed after the iterator looked at the size.
-
-    Its status is written last, so the iterator that found no "c" there, and complained, came after its last byte.
-    """
-    if "truncated" not in str(record.msg) or not isinstance(record.args, tuple) or len(record.args) != 2:
-        return False
-    name, position = record.args
-    try:
-        with open(str(name), "rb") as f:
-            f.seek(int(str(position)) + 8)  # behind the tid
-            length = f.read(8)
-            f.seek(int(str(position)) + u64(length))
-            return f.read(8) == length
-    except (OSError, OverflowError, ValueError, struct.error):
-        return False
-
-
 def missing(source: Any, destination: Any, report: Report, progress: Progress) -> Iterator[tuple[bytes, Any]]:
     """What source has after destination's last transaction. NotAPrefix unless destination is a beginning of source.
 
@@ -149,7 +96,7 @@ def missing(source: Any, destination: Any, report: Report, progress: Progress) -
         progress("compare", tid)
     if not begun:
         _at_end(copies)
-    if tid < end:
+    if tid < end and not filestorage.uncommitted(source, end):
         raise Unreadable(f"the source ends at 0x{tid.hex()}, before its last transaction 0x{end.hex()}", tid=tid)
 
 

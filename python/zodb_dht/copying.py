@@ -10,8 +10,9 @@ from typing import Any
 from ZODB.blob import is_blob_record
 from ZODB.utils import oid_repr, readable_tid_repr
 
-from .conversion import Complaints, Progress, Report, blob_file, missing_file
+from .conversion import Progress, Report, blob_file, missing_file
 from .errors import DHTError, Unreadable, Usage
+from .filestorage import Complaints
 from .peer import Peer
 from .restoring import check_rises
 from .tpc import metadata

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from persistent.mapping import PersistentMapping
+from persistent.timestamp import TimeStamp
 from ZODB import DB
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
@@ -204,3 +205,50 @@ def test_a_file_that_was_cut_is_damaged(left: int, storage: DHTStorage, tmp_path
     with closing(FileStorage(str(path), read_only=True)) as old, pytest.raises(Unreadable, match="truncated"):
         storage.copyTransactionsFrom(old)
     assert [t.tid for t in storage.iterator()] == [first]
+
+
+def _no_index(path: Path) -> None:
+    Path(f"{path}.index").write_bytes(b"")  # as a loss of power leaves it
+
+
+def _voting(path: Path) -> None:
+    """The site was killed, or is, between its vote and its finish: FileStorage forgets that transaction."""
+    with closing(FileStorage(str(path))) as old:
+        txn = TransactionMetaData()
+        old.tpc_begin(txn)
+        old.store(p64(99), z64, b"not committed", "", txn)
+        old.tpc_vote(txn)
+        left = path.read_bytes()
+        old.tpc_abort(txn)
+    path.write_bytes(left)
+
+
+def _fast_clock(path: Path) -> None:
+    with closing(FileStorage(str(path))) as old:
+        txn = TransactionMetaData()
+        old.tpc_begin(txn, TimeStamp(2200, 1, 1).raw(), " ")
+        old.restore(p64(99), z64, b"a clock was wrong", "", None, txn)
+        old.tpc_vote(txn)
+        old.tpc_finish(txn)
+
+
+@pytest.mark.parametrize(("make", "more"), [(_no_index, 0), (_voting, 0), (_fast_clock, 1)])
+def test_what_filestorage_opens_without_a_loss_is_no_damage(
+    make: Callable[[Path], None], more: int, source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(source.path)
+    command = ("import", source.path, tmp_path / "peer", "--blob-dir", source.blobs, "--verify", "--json")
+    for copied in (COUNT + more, 0):
+        code, document, err = run(capsys, *command)
+        assert (code, err) == (0, "")
+        assert (document["copied"]["transactions"], document["verified"]["transactions"]) == (copied, COUNT + more)
+
+
+def test_a_file_whose_middle_says_that_it_is_not_committed_is_damaged(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A FileStorage ends there without a word, and opened for writing cuts off all that follows."""
+    at = source.places["header"] + 16
+    source.path.write_bytes(source.whole[:at] + b"c" + source.whole[at + 1 :])
+    code, _, err = run(capsys, "import", source.path, tmp_path / "peer", "--blob-dir", source.blobs)
+    assert code == 1 and "before its last transaction" in err

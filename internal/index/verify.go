@@ -62,6 +62,7 @@ func (s *Store) Verify(ctx context.Context, progress func(done, total uint64)) (
 	if err == nil && !v.scanned {
 		// A damaged table ends a scan: ask for each record by its transaction, which names what can't be read.
 		v.report.Records, v.done, v.readAll = 0, 0, true
+		v.report.Objects = v.stats.Objects // the scan counted those in front of the damage
 	}
 	if err == nil {
 		err = v.chain()

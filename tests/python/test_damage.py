@@ -15,6 +15,7 @@ from zodb_dht.errors import Corrupt
 
 from .conftest import Opener
 from .helpers import commit, new
+from .test_blob_damage import verified
 
 OBJECTS = 50  # of 4,000 incompressible bytes: several blocks of a table
 
@@ -93,3 +94,18 @@ def check_damaged(storage: DHTStorage, victim: bytes, made: dict[bytes, tuple[by
     assert len(damaged) <= 10
     commit(storage, (storage.new_oid(), z64, b"the peer goes on"))
     return 1
+
+
+def test_verify_counts_what_is_there_beside_the_damage(open_storage: Opener, tmp_path: Path) -> None:
+    storage = open_storage()
+    made = [new(storage, os.urandom(4000)) for _ in range(OBJECTS)]
+    data = storage.load(made[OBJECTS // 2][0])[0]
+    storage.close()
+    open_storage().close()  # writes tables
+    (file, at), *_ = [hit for hit in places(tmp_path / "peer", data[1000:1100]) if hit[0].suffix == ".sst"]
+    flip(tmp_path / "peer" / file, at)
+    code, document = verified(tmp_path / "peer")
+    assert code == 5
+    named = {d["oid"] for d in document["damaged"] if "oid" in d}
+    assert named and document["records"] + len(named) == OBJECTS
+    assert document["objects"] == OBJECTS, "as many as there are, however many can be read"

@@ -13,11 +13,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zc.lockfile import LockError, LockFile
+from ZODB.FileStorage import FileStorage
+from ZODB.FileStorage.FileStorage import FileStorageFormatError
 
 from .errors import DHTError, OptionError, Unreadable
 from .zconfig import DHTStorageFactory
 
-DATA_FS = (b"FS21", b"FS30")
+PYTHON_2 = b"FS21"
+DATA_FS = (PYTHON_2, b"FS30")
 """What a FileStorage's file begins with, written by Python 2 or 3."""
 
 SCHEMA = """
@@ -75,8 +78,6 @@ def _is_data_fs(path: Path, write: bool) -> bool:
 
 
 def _data_fs(place: str, write: bool, blob_dir: str | None) -> Any:
-    from ZODB.FileStorage import FileStorage
-
     if blob_dir is not None and not write and not os.path.isdir(blob_dir):  # it would be made
         raise OptionError(f"--blob-dir: {blob_dir}: there is no such directory")
     marker = None if blob_dir is None or not write else Path(blob_dir, ".layout")
@@ -118,9 +119,16 @@ def _opened(place: str, factory: Callable[[], Any]) -> Any:
         raise
     except Exception as e:  # damage has many classes, some of them that of a wrong value
         text = " ".join(str(e).split())  # a database's client writes several lines
+        if isinstance(e, FileStorageFormatError) and _of_python_2(Path(str(e))):
+            text += ": Python 2 wrote it, and ZODB opens it under no other; zodbupdate --convert-py3 converts it"
         raise Unreadable(f"{place}: it can't be opened: {type(e).__name__}: {text}") from e
     _forget_half_fetched(storage)
     return storage
+
+
+def _of_python_2(path: Path) -> bool:
+    with path.open("rb") as f:
+        return f.read(len(PYTHON_2)) == PYTHON_2
 
 
 def _forget_half_fetched(storage: Any) -> None:

@@ -259,6 +259,17 @@ def test_a_place_that_is_none(
     assert not Path("peer").exists()
 
 
+@pytest.mark.parametrize("by", ["path", "section"])
+def test_a_database_of_python_2_is_called_one(
+    by: str, site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, section = site(1), tmp_path / "old.conf"
+    data.write_bytes(b"FS21" + data.read_bytes()[4:])
+    section.write_text(f"<filestorage>\n  path {data}\n</filestorage>\n")
+    code, _, err = run(capsys, "import", data if by == "path" else section, tmp_path / "peer")
+    assert code == 1 and f"{data}: Python 2 wrote it" in err and "zodbupdate --convert-py3" in err
+
+
 def test_a_destination_without_restore_is_a_mistake(
     storage: DHTStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

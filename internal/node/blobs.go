@@ -112,8 +112,7 @@ func (n *Node) BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid, whole b
 	}
 	defer n.calls.RUnlock()
 	rev, err := n.store.LoadSerial(oid, tid)
-	hidden := errors.Is(err, index.ErrNotFound)
-	if hidden { // a snapshot from before a pack may still see it
+	if errors.Is(err, index.ErrNotFound) { // a snapshot from before a pack may still see it
 		if rev, err = n.store.LoadPinned(oid, tid); err == nil && rev.Tid != tid {
 			err = index.ErrNotFound
 		}
@@ -127,14 +126,23 @@ func (n *Node) BlobFile(ctx context.Context, oid zodb.Oid, tid zodb.Tid, whole b
 	if err != nil {
 		return "", err
 	}
-	path, err := n.blobs.Look(oid, tid, rev.Blob)
+	return n.lookAtBlob(ctx, oid, tid, rev.Blob, whole)
+}
+
+// lookAtBlob looks at the file of a revision. Where that was packed away, perhaps since it was found, it may be gone: a sweep removes files before
+// their rows.
+func (n *Node) lookAtBlob(ctx context.Context, oid zodb.Oid, tid zodb.Tid, b zodb.Blob, whole bool) (string, error) {
+	path, err := n.blobs.Look(oid, tid, b)
 	if err == nil && whole {
-		err = n.blobs.Check(ctx, oid, tid, rev.Blob)
+		err = n.blobs.Check(ctx, oid, tid, b)
 	}
-	if err != nil && hidden { // the sweep removes files before their rows
+	if err == nil {
+		return path, nil
+	}
+	if _, now := n.store.LoadSerial(oid, tid); errors.Is(now, index.ErrNotFound) {
 		err = &PackedAway{Oid: oid, At: tid, Horizon: n.store.Stats().Horizon}
 	}
-	return path, err
+	return "", err
 }
 
 // removeBlobs removes the files of revisions that a sweep is about to delete.

@@ -104,6 +104,7 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
                 source = open_place(options.source, section=options.section, blob_dir=options.blob_dir)
                 stack.callback(source.close)
             complaints.check(options.source)
+            conversion.check_source(source)
             destination: Any = DHTStorage(options.dir, shared=True)
             stack.callback(destination.close)
         else:
@@ -111,7 +112,7 @@ def _both(options: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
             stack.callback(source.close)
             destination = open_place(options.dest, write=True, section=options.section, blob_dir=options.blob_dir)
             stack.callback(destination.close)
-        conversion.check_places(source, destination)
+        conversion.check_destination(destination)
         yield source, destination
 
 

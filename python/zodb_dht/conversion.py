@@ -122,10 +122,14 @@ def closing(iterator: Any) -> Iterator[Any]:
             close()
 
 
-def check_places(source: Any, destination: Any) -> None:
-    """OptionError unless one can be iterated and the other keeps tids."""
+def check_source(source: Any) -> None:
+    """OptionError unless it can be iterated."""
     if not IStorageIteration.providedBy(source):
         raise OptionError(f"{source.getName()}: its transactions can't be iterated")
+
+
+def check_destination(destination: Any) -> None:
+    """OptionError unless it keeps the tids of what it is given."""
     if not IStorageRestoreable.providedBy(destination) or not IStorageIteration.providedBy(destination):
         raise OptionError(f"{destination.getName()}: it can't take transactions with the tids that they have")
 

@@ -259,6 +259,18 @@ def test_a_place_that_is_none(
     assert not Path("peer").exists()
 
 
+def test_a_source_that_can_not_be_iterated_leaves_no_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FileStorage(str(tmp_path / "Data.fs")).close()
+    conf = tmp_path / "before.conf"
+    conf.write_text(
+        "%import zc.beforestorage\n<before>\n before 2100-01-01T00:00:00\n"
+        f" <filestorage>\n path {tmp_path}/Data.fs\n </filestorage>\n</before>\n"
+    )
+    code, out, err = run(capsys, "import", conf, tmp_path / "peer")
+    assert (code, out) == (2, "") and "can't be iterated" in err
+    assert not (tmp_path / "peer").exists()
+
+
 @pytest.mark.parametrize("by", ["path", "section"])
 def test_a_database_of_python_2_is_called_one(
     by: str, site: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -31,6 +31,8 @@ tools() {
 venv() {
   tools
   local p; p=$(python)
+  # Made by another one than PYTHON says: its stamps are not of this one.
+  if [ -n "${PYTHON:-}" ] && [ -x .venv/bin/python ] && [ "$("$p" -V)" != "$(.venv/bin/python -V)" ]; then rm -rf .venv; fi
   [ -x .venv/bin/python ] || "$p" -m venv .venv
   mkdir -p build
   local stamp; stamp=$( (echo "$1"; cat pyproject.toml) | cksum)

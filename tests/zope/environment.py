@@ -1,4 +1,4 @@
-"""The virtualenv of the Plone runs, in build/plone: made once, again when its requirements change.
+"""The virtualenv of the Plone runs, in build/plone: made once, again for another Python, or when its requirements change.
 
 It is not the package's own .venv: a site pins the versions of some 280 packages.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -47,8 +49,10 @@ def _once(name: str, inputs: bytes, install: list[str | os.PathLike[str]], what:
 
 def ensure(*names: str, dht: bool = False) -> Path:
     """The bin directory, with requirements.txt and each requirements-NAME.txt installed; with dht the wheel, too."""
-    if not (BIN / "python").exists():
+    settings = BUILD / "venv" / "pyvenv.cfg"
+    if not settings.exists() or f"version = {platform.python_version()}" not in settings.read_text().splitlines():
         BUILD.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(BUILD / "venv", ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", BUILD / "venv"], check=True)
     constraints = HERE / "constraints.txt"
     for name in ("", *names):

@@ -174,6 +174,19 @@ def test_copies_of_packed_sources_are_verified(
         assert {t.status for t in copy.iterator()} == {"p"}
 
 
+def test_an_export_makes_no_back_pointers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A FileStorage goes through a transaction from its beginning for each record of it that is pointed at.
+    peer, back = tmp_path / "peer", tmp_path / "Back.fs"
+    with closing(DHTStorage(peer)) as storage:
+        oid, tid = p64(7), z64
+        for data in (b"as it was", b"edited", b"as it was"):
+            tid = commit(storage, (oid, tid, data))
+    assert run(capsys, "export", peer, back, "--verify")[0] == 0
+    with closing(FileStorage(str(back), read_only=True)) as copy:
+        records = [(r.data, r.data_txn) for t in copy.iterator() for r in t]
+    assert records == [(b"as it was", None), (b"edited", None), (b"as it was", None)]
+
+
 def test_large_transactions_are_iterated_in_pieces(storage: DHTStorage) -> None:
     source_tids = []
     serials: dict[bytes, bytes] = {}

@@ -275,8 +275,6 @@ func call(ctx context.Context, op int, h uint64, b []byte) ([]byte, error) {
 		return s.transactions(ctx, r, n.TransactionsBackwards)
 	case C.ZD_CURRENT:
 		return s.current(ctx, r)
-	case C.ZD_REPEATS:
-		return s.repeats(ctx, r)
 	case C.ZD_STATS:
 		return s.stats()
 	case C.ZD_BLOB_DIR:

@@ -66,18 +66,3 @@ METHOD(node_transactions_backwards) {
     if (!nargs_is(n, 3, "transactions_backwards")) return NULL;
     return headers(ZD_TRANSACTIONS_BACKWARDS, self, args);
 }
-
-METHOD(node_repeats) {
-    request r = {0};
-    zd_reply out;
-    if (!nargs_is(n, 1, "repeats")) return NULL;
-    put_keys(&r, args[0]);
-    if (call(ZD_REPEATS, H(self), &r, &out, 0) < 0) return NULL;
-    answer a = {out.data, out.len, 0};
-    PyObject *list = PyList_New(0);
-    while (list && a.len && !a.bad) {
-        uint64_t tid = get_u64(&a);
-        if (append(list, tid ? tid_bytes(tid) : Py_NewRef(Py_None)) < 0) break;
-    }
-    return finished(&out, &a, list);
-}

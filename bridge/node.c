@@ -71,7 +71,7 @@ static void node_dealloc(PyObject *self) {
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))node_##name, METH_FASTCALL, NULL}
 static PyMethodDef node_methods[] = {
     FAST(view), FAST(load_before), FAST(load_serial), FAST(load_many), FAST(load_revisions), FAST(history), FAST(transactions),
-    FAST(transactions_backwards), FAST(current), FAST(repeats), FAST(last_tid),
+    FAST(transactions_backwards), FAST(current), FAST(last_tid),
     FAST(stats), FAST(new_oids), FAST(vote), FAST(finish), FAST(publish), FAST(abort), FAST(restore), FAST(drain),
     FAST(outcome), FAST(stage_blob), FAST(blob_dir), FAST(blob_file), FAST(pack_begin), FAST(pack_step), FAST(pack_end), FAST(close), {NULL, NULL, 0, NULL},
 };

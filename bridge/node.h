@@ -31,7 +31,6 @@ METHOD(node_current);
 METHOD(node_history);
 METHOD(node_transactions);
 METHOD(node_transactions_backwards);
-METHOD(node_repeats);
 
 // transaction.c
 METHOD(node_vote);

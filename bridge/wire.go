@@ -29,7 +29,6 @@ import (
 //	transactions  start, stop, limit        -> per transaction: tid, status 1, bytes user, description, extension, count 8, oid ...
 //	... backwards start, stop, limit        -> the same, newest first
 //	current       oid, limit                -> per object: oid, tid, bytes
-//	repeats       per key: oid, tid         -> per key: tid (0: none)
 //	stats         -                         -> JSON
 //	new_oids      count                     -> oid
 //	vote          txn id 16, thread, snapshot, now 8 (ns since 1970, 0: the core's clock), bytes user, description, extension, count 8 x (oid, base, ?bytes), count 8 x (oid, serial)
@@ -257,15 +256,6 @@ func (s service) current(ctx context.Context, r *request) ([]byte, error) {
 	var dst []byte
 	for i := range revs {
 		dst = appendBytes(u64(u64(dst, revs[i].Oid), revs[i].Tid), revs[i].Data)
-	}
-	return dst, err
-}
-
-func (s service) repeats(ctx context.Context, r *request) ([]byte, error) {
-	tids, err := s.n.Repeats(ctx, r.keys())
-	var dst []byte
-	for _, t := range tids {
-		dst = u64(dst, t)
 	}
 	return dst, err
 }

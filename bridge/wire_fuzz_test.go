@@ -21,7 +21,7 @@ func FuzzRequests(f *testing.F) {
 	s := service{n}
 	none := func(err error) ([]byte, error) { return nil, err }
 	calls := []func(context.Context, *request) ([]byte, error){
-		s.loadBefore, s.loadPinned, s.loadSerial, s.loadMany, s.loadRevisions, s.prefetch, s.history, s.current, s.repeats, s.vote, s.outcome,
+		s.loadBefore, s.loadPinned, s.loadSerial, s.loadMany, s.loadRevisions, s.prefetch, s.history, s.current, s.vote, s.outcome,
 		s.advance, s.blobFile, s.stageBlob, s.packBegin, s.packStep,
 		func(ctx context.Context, r *request) ([]byte, error) { return s.transactions(ctx, r, n.Transactions) },
 		func(ctx context.Context, r *request) ([]byte, error) {

@@ -27,7 +27,7 @@ type Operations interface {
 	// LoadSerial returns the revision that tid made; see index.State.
 	LoadSerial(ctx context.Context, oid zodb.Oid, tid zodb.Tid) (index.Revision, error)
 	// LoadRevisions returns the named revisions, or, if their data exceeds limit bytes, the first of them, at least one. A deletion has
-	// no data; Kind is 0 where there is no such revision. With repeats it returns what Repeats does for each, too. Nothing of it is cached:
+	// no data; Kind is 0 where there is no such revision. With repeats it returns what index.State.Repeats does for each, too. Nothing of it is cached:
 	// it serves reading a whole database.
 	LoadRevisions(ctx context.Context, keys []index.RevisionKey, limit int, repeats bool) ([]index.Revision, []zodb.Tid, error)
 	// History returns up to n revisions, newest first, without data: index.ErrNotFound if the object never existed.
@@ -39,9 +39,6 @@ type Operations interface {
 	// Current returns the objects that exist now, from oid `from` on, in order of oid: at most n, and no more once their
 	// data exceeds 4 MiB. None says that there are no more.
 	Current(ctx context.Context, from zodb.Oid, n int) ([]index.Revision, error)
-	// Repeats tells, for each of these revisions, which older one of its object has the same data; see index.State. 0 where there is
-	// none, or where the revision itself was packed away meanwhile.
-	Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Tid, error)
 
 	// Visible is the last transaction that readers see. It only rises.
 	Visible() zodb.Tid

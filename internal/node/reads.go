@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 
 	"github.com/zodb-dht/zodb_dht/internal/index"
 	"github.com/zodb-dht/zodb_dht/internal/zodb"
@@ -95,25 +94,6 @@ func (n *Node) Current(ctx context.Context, from zodb.Oid, limit int) (revs []in
 			return revs, err
 		}
 	}
-}
-
-// Repeats is Operations.Repeats.
-func (n *Node) Repeats(ctx context.Context, keys []index.RevisionKey) ([]zodb.Tid, error) {
-	if err := n.enter(); err != nil {
-		return nil, err
-	}
-	defer n.calls.RUnlock()
-	tids := make([]zodb.Tid, len(keys))
-	for i, key := range keys {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		var err error
-		if tids[i], err = n.store.Repeats(key.Oid, key.Tid); err != nil && !errors.Is(err, index.ErrNotFound) {
-			return nil, err
-		}
-	}
-	return tids, nil
 }
 
 // Stats is Operations.Stats.

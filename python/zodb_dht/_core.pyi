@@ -38,7 +38,8 @@ class Node:
         self, keys: bytes, limit: int, repeats: bool
     ) -> tuple[list[bytes | bool | None], list[bytes | None]]:
         """keys: oid and tid of each -> data, None for a deletion, False where there is none; of the first ones, at
-        least one, if all of them are more than limit bytes. With repeats what repeats() says of each of these, too."""
+        least one, if all of them are more than limit bytes. With repeats, of each of these,
+        the newest older revision with the same data, too."""
     def history(self, oid: bytes, size: int) -> list[tuple[bytes, int, bytes, bytes, bytes]]:
         """(tid, size, user, description, extension pickle), newest first."""
     def transactions(
@@ -51,8 +52,6 @@ class Node:
         """As transactions(), newest first."""
     def current(self, start: bytes, limit: int) -> list[tuple[bytes, bytes, bytes]]:
         """(oid, tid, data) of what exists now, from oid start on: at most limit, and about 4 MiB; none: no more."""
-    def repeats(self, keys: bytes) -> list[bytes | None]:
-        """For each oid + tid in keys, the newest older revision with the same data, as an undo copies it."""
     def last_tid(self) -> bytes:
         """The newest transaction that readers see. It only rises."""
     def blob_dir(self) -> str:

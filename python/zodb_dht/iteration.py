@@ -27,8 +27,15 @@ CURRENT_AT_ONCE = 100
 Data = bytes | bool | None
 
 
+def _of_undo(data: list[Data], older: list[bytes | None]) -> bool:
+    """Each record repeats an older revision or is a deletion."""
+    return all(
+        repeated is not None or record.__class__ is not bytes for record, repeated in zip(data, older, strict=True)
+    )
+
+
 class Repeats:
-    """Which older revisions the records of one transaction repeat, asked for all of them once one is asked for.
+    """Which older revisions the records of an undo repeat, asked for all of them once one is asked for.
 
     Whoever asks once will ask for each: what follows is read with the next piece.
     """
@@ -41,15 +48,23 @@ class Repeats:
     @cached_property
     def tids(self) -> dict[bytes, bytes | None]:
         self._pieces.repeats = True
-        found = self._pieces.node.repeats(_keys(self._tid, self._oids))
-        return dict(zip(self._oids, found, strict=True))
+        tids: dict[bytes, bytes | None] = {}
+        while len(tids) < len(self._oids):
+            some = self._oids[len(tids) :][:RECORDS_AT_ONCE]
+            data, older = self._pieces.node.load_revisions(_keys(self._tid, some), BYTES_AT_ONCE, True)
+            if not _of_undo(data, older):
+                return dict.fromkeys(self._oids)
+            tids.update(zip(some, older, strict=False))
+        return tids
 
 
 @zope.interface.implementer(IStorageRecordInformation)
 class Record(DataRecord):  # type: ignore[misc]
     """One revision of one object; data is None for a deletion.
 
-    data_txn is the older revision whose data an undo copied.
+    data_txn is the older revision whose data an undo copied: where each record of the transaction repeats one, or is a
+    deletion. Others do, too, by chance (a document made and deleted leaves a catalog's buckets as they were), and a
+    FileStorage that is told searches for it through all transactions behind it.
     """
 
 
@@ -118,7 +133,8 @@ class Piece:
                 break
             self._found[behind] = data[start:end]
             if end <= len(older):
-                self._repeats[behind] = older[start:end]
+                undo = _of_undo(data[start:end], older[start:end])
+                self._repeats[behind] = older[start:end] if undo else [None] * (end - start)
             start = end
 
     def repeats(self, index: int) -> list[bytes | None] | None:

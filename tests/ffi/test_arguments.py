@@ -23,7 +23,7 @@ b8, b16, t = b"\\0" * 7 + b"\\1", b"t" * 16, ()
 good = {
     (node, "view"): (b8,), (node, "load_before"): (b8, b8), (node, "load_serial"): (b8, b8),
     (node, "load_many"): ([b8], b8), (node, "load_revisions"): (b8 + b8, 1, True), (node, "current"): (b8, 1),
-    (node, "transactions_backwards"): (b8, b8, 1), (node, "repeats"): (b8 + b8,),
+    (node, "transactions_backwards"): (b8, b8, 1),
     (node, "pack_begin"): (b8, True, True), (node, "pack_step"): (b"",), (node, "pack_end"): (), (view, "unpin"): (),
     (node, "stage_blob"): (b16, b8, "x", False), (node, "blob_file"): (b8, b8, True),
     (node, "history"): (b8, 1), (node, "transactions"): (b8, b8, 1), (node, "last_tid"): (), (node, "stats"): (),
@@ -112,7 +112,7 @@ calls = [
     lambda: node.load_revisions(one + first + one + second + two + first, 1 << 20, True),
     lambda: node.history(one, 10), lambda: node.transactions(z64, second, 10),
     lambda: node.transactions_backwards(z64, second, 10), lambda: node.current(z64, 10),
-    lambda: node.repeats(one + second), lambda: node.stats(), lambda: node.blob_dir(), lambda: node.last_tid(),
+    lambda: node.stats(), lambda: node.blob_dir(), lambda: node.last_tid(),
     lambda: node.vote(b"c" * 16, z64, 0, b"", b"", b"", [(one, first, b"x"), (two, z64, b"")], [(two, z64)]),
     lambda: node.finish(b"q" * 16, False), lambda: node.outcome(b"1" * 16), lambda: node.blob_file(one, first, False),
     lambda: node.stage_blob(b"z" * 16, one, "nothing", False), lambda: _core.open("peer", "{}"), pack,

@@ -21,7 +21,7 @@ one, two, t16 = b"\\0" * 7 + b"\\1", b"\\0" * 7 + b"\\2", b"t" * 16
 args = {
     "view": (), "load_before": (one, two), "load_serial": (one, two), "load_many": ([one], two), "history": (one, 1),
     "load_revisions": (one + two, 1, True), "transactions_backwards": (one, two, 1),
-    "current": (one, 1), "repeats": (one + two,), "pack_begin": (one, True, True), "pack_step": (b"",), "pack_end": (),
+    "current": (one, 1), "pack_begin": (one, True, True), "pack_step": (b"",), "pack_end": (),
     "stage_blob": (t16, one, "x", False), "blob_file": (one, two, True),
     "transactions": (one, two, 1), "last_tid": (), "stats": (), "blob_dir": (), "new_oids": (1,),
     "vote": (t16, one, 0, b"", b"", b"", [], []),

@@ -17,7 +17,7 @@ from ZODB.POSException import (
     ReadOnlyError,
     UndoError,
 )
-from ZODB.utils import oid_repr, p64
+from ZODB.utils import oid_repr, p64, z64
 from zodb_dht import DHTStorage
 
 from .conftest import Opener
@@ -254,6 +254,29 @@ def test_an_undo_after_a_restart(open_storage: Opener) -> None:
     assert current(storage, oid) == b"0"
     undo(storage, ids(storage)[0])
     assert current(storage, oid) == b"1"
+
+
+def _data_txns(storage: Any) -> list[set[bytes | None]]:
+    """Of each transaction; asked for while it is read, and for all of it at once."""
+    late = [{record.data_txn for record in txn} for txn in storage.iterator()]
+    ahead: list[set[bytes | None]] = []
+    for txn in storage.iterator():
+        records = list(txn)
+        ahead.append({record.data_txn for record in records})
+    assert late == ahead
+    return late
+
+
+@pytest.mark.parametrize("objects", [3, 2500])  # more than are read at once
+def test_data_txn_is_an_undos(storage: DHTStorage, objects: int) -> None:
+    """Others repeat older revisions by chance, and a FileStorage that is told searches through all behind them."""
+    oids = [storage.new_oid() for _ in range(objects)]
+    first = commit(storage, *((oid, z64, b"a") for oid in oids))
+    second = commit(storage, *((oid, first, b"b") for oid in oids), (storage.new_oid(), z64, b"new"))
+    third = commit(storage, *((oid, second, b"a") for oid in oids[:-1]), (oids[-1], second, b"c"))
+    undo(storage, ids(storage)[0])
+    undo(storage, ids(storage)[2])  # of the second one, which takes the new object away again
+    assert _data_txns(storage) == [{None}, {None}, {None}, {second}, {third, first, None}]
 
 
 def test_a_filestorage_copy_keeps_what_undos_repeat(storage: DHTStorage, tmp_path: Any) -> None:

@@ -1,4 +1,4 @@
-"""The virtualenv of the Plone runs, in build/plone: made once, again for another Python, or when its requirements change.
+"""The virtualenv of the Plone runs, in build/plone: made again for another Python or requirements.
 
 It is not the package's own .venv: a site pins the versions of some 280 packages.
 """

@@ -69,17 +69,10 @@ func (d *Dir) syncSmall(ctx context.Context, files map[zodb.Oid]*staged) error {
 	return nil
 }
 
-// relieve syncs a transaction's small files when many wait.
-func (d *Dir) relieve(id zodb.TxnID) {
-	files := d.files(id)
-	n := 0
-	for _, s := range files {
-		if s.open != nil {
-			n++
-		}
-	}
-	if n >= manySmall {
-		_ = d.syncSmall(d.run, files) // at Close nothing is synced any more
+// relieve syncs a transaction's small files now and then, so that never more than manySmall wait; n files are staged for it.
+func (d *Dir) relieve(id zodb.TxnID, n int) {
+	if n%manySmall == 0 {
+		_ = d.syncSmall(d.run, d.files(id)) // at Close nothing is synced any more
 	}
 }
 

@@ -65,11 +65,10 @@ func (d *Dir) Stage(ctx context.Context, id zodb.TxnID, oid zodb.Oid, path strin
 	if err != nil {
 		return errors.Join(fmt.Errorf("stage the blob of oid %s: %w", oid, err), removeIfThere(s.name))
 	}
-	d.add(id, oid, s)
+	d.relieve(id, d.add(id, oid, s))
 	if size <= smallFile {
 		s.err = d.readSmall(oid, s)
 		close(s.done)
-		d.relieve(id)
 		return nil
 	}
 	d.wg.Go(func() {
@@ -315,13 +314,15 @@ func (d *Dir) drop(s *staged) error {
 	return err
 }
 
-func (d *Dir) add(id zodb.TxnID, oid zodb.Oid, s *staged) {
+// add returns how many files are staged for the transaction then.
+func (d *Dir) add(id zodb.TxnID, oid zodb.Oid, s *staged) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.staged[id] == nil {
 		d.staged[id] = make(map[zodb.Oid]*staged)
 	}
 	d.staged[id][oid] = s
+	return len(d.staged[id])
 }
 
 // take forgets a staged file and returns it, nil if there is none.
